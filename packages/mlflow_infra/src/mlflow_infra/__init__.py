@@ -1,0 +1,1 @@
+"""Bring up an MLflow tracking server on Google Cloud, and take it down again."""

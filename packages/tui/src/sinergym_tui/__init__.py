@@ -1,0 +1,1 @@
+"""A console for sweeps of Sinergym experiments on Google Cloud."""
