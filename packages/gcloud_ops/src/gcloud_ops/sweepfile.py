@@ -1,0 +1,210 @@
+"""Read `sweep.yaml`: what people write, checked key by key, with the line of what is wrong.
+
+name: quick
+template: sinergym-template      # this and the next two: the setting's, if left out
+zone: europe-west1-b
+bucket: my-bucket
+experiments:                     # commands, as they are
+  - sinergym-train --environment Eplus-5zone-hot-continuous-v1 --episodes 2
+base: sinergym-train --episodes 10     # and/or a command ...
+grid:                                  # ... times every combination of these flags ...
+  algorithm: [PPO, A2C]
+  environment: [Eplus-5zone-hot-continuous-v1, Eplus-5zone-cool-continuous-v1]
+seeds: [1, 2, 3]                       # ... times these seeds; a number N means 1 to N
+"""
+
+import difflib
+import itertools
+import math
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gcloud_ops.errors import GcloudOpsError, InvalidRequest, NotFound
+from gcloud_ops.model import MAX_EXPERIMENTS, Dispatch, Sweep
+
+__all__ = ["SweepFile", "read_sweep"]
+
+type Scalar = bool | int | float | str
+
+
+class SweepFile(BaseModel):
+    """The content of a sweep file; the fields' descriptions are its documentation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(description="The sweep's name, and so its instance group's.")
+    template: str | None = Field(None, description="Instance template.")
+    zone: str | None = Field(None, description="Compute Engine zone.")
+    bucket: str | None = Field(None, description="Bucket for the results.")
+    dispatch: str = Field("ssh", description="How commands reach the containers: ssh or boot.")
+    experiments: list[str] = Field(default_factory=list, description="Commands, as they are.")
+    base: str | None = Field(None, description="Command to which grid and seeds add flags.")
+    grid: dict[str, list[Scalar]] = Field(
+        default_factory=dict, description="Flag -> its values; every combination is an experiment."
+    )
+    seeds: int | list[int] = Field(
+        default_factory=list, description="Values of --seed; a number N means 1 to N."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.dispatch not in set(Dispatch):
+            raise ValueError(f"dispatch is ssh or boot, not {self.dispatch!r}")
+        if self.base is None and (self.grid or self.seeds):
+            raise ValueError("grid and seeds need a base, the command that they add flags to")
+        if isinstance(self.seeds, int) and self.seeds < 1:
+            raise ValueError("seeds: give a number of at least 1, or a list")
+        for flag, values in self.grid.items():
+            if not re.fullmatch(r"-{0,2}[A-Za-z][-\w]*", flag):
+                raise ValueError(f"grid.{flag}: {flag!r} can't be a flag's name")
+            if not values:
+                raise ValueError(f"grid.{flag}: no values")
+        return self
+
+    @property
+    def size(self) -> int:
+        """How many experiments it makes, without making them."""
+        seeds = self.seeds if isinstance(self.seeds, int) else len(self.seeds) or 1
+        points = math.prod(len(values) for values in self.grid.values()) * seeds
+        return len(self.experiments) + (points if self.base is not None else 0)
+
+    def commands(self) -> Iterator[str]:
+        """All commands in order: `experiments`, then the grid with the seeds varying fastest."""
+        yield from self.experiments
+        if self.base is None:
+            return
+        seeds = list(range(1, self.seeds + 1)) if isinstance(self.seeds, int) else self.seeds
+        axes = [[(flag, value) for value in values] for flag, values in self.grid.items()]
+        if seeds:
+            axes.append([("seed", seed) for seed in seeds])
+        for point in itertools.product(*axes):
+            yield " ".join([self.base.strip(), *itertools.chain(*itertools.starmap(_flag, point))])
+
+    def to_sweep(self, *, name: str | None = None) -> Sweep:
+        """The sweep that the file describes, under another name if one is given.
+
+        Raises:
+            InvalidRequest: As `Sweep` does.
+        """
+        if self.size > MAX_EXPERIMENTS:
+            raise InvalidRequest(
+                f"{self.size:,} experiments, but an instance group holds at most {MAX_EXPERIMENTS:,}",
+                hint="split it into several sweeps",
+            )
+        return Sweep.of_commands(
+            name or self.name,
+            list(self.commands()),
+            template=self.template,
+            zone=self.zone,
+            bucket=self.bucket,
+            dispatch=Dispatch(self.dispatch),
+        )
+
+
+def read_sweep(path: Path, *, name: str | None = None) -> Sweep:
+    """Read a sweep file.
+
+    Raises:
+        NotFound: There is no such file.
+        InvalidRequest: It isn't right; the message names file, line and key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFound(f"{path}: no such file", resource=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path}: can't be read: {error}", resource=str(path)) from error
+    return parse_sweep(text, source=str(path), name=name)
+
+
+def parse_sweep(text: str, *, source: str, name: str | None = None) -> Sweep:
+    """Read a sweep file's text; `source` is how errors name it.
+
+    Raises:
+        InvalidRequest: It isn't right; the message names source, line and key.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines = dict(_lines(node, ()))
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        problem = getattr(error, "problem", None) or str(error)
+        raise InvalidRequest(f"{where}: not YAML: {problem}", resource=source) from error
+    except _DuplicateKey as error:
+        raise InvalidRequest(f"{source}:{error}", resource=source) from error
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"{source}:1: a sweep file is a mapping of keys", resource=source)
+    try:
+        return SweepFile.model_validate(content).to_sweep(name=name)
+    except ValidationError as error:
+        raise _explain(error, source, lines) from error
+    except GcloudOpsError as error:
+        field = "name" if error.message.startswith("name:") else "experiments"
+        line = lines.get((field,), 1)
+        raise InvalidRequest(
+            f"{source}:{line}: {error.message}", resource=source, hint=error.hint
+        ) from error
+
+
+class _DuplicateKey(Exception):
+    pass
+
+
+def _flag(flag: str, value: Scalar) -> list[str]:
+    """`true` is the flag alone, `false` is no flag."""
+    if value is False:
+        return []
+    name = f"--{flag.lstrip('-')}"
+    return [name] if value is True else [name, shlex.quote(str(value))]
+
+
+def _lines(
+    node: yaml.Node | None, path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    """The line of every key and item; YAML's own loader silently keeps the last of two keys."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise _DuplicateKey(f"{line}: {key.value} is there twice (line {seen[key.value]})")
+            seen[key.value] = line
+            yield (*path, key.value), line
+            yield from _lines(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield (*path, index), item.start_mark.line + 1
+            yield from _lines(item, (*path, index))
+
+
+def _explain(
+    error: ValidationError, source: str, lines: dict[tuple[str | int, ...], int]
+) -> InvalidRequest:
+    first: Any = error.errors()[0]
+    # pydantic appends the member of a union that it tried; only the part that is in the file counts.
+    loc: tuple[str | int, ...] = first["loc"]
+    while loc and loc not in lines:
+        loc = loc[:-1]
+    field = ".".join(str(part) for part in loc)
+    hint = ""
+    match first["type"]:
+        case "extra_forbidden":
+            known = list(SweepFile.model_fields)
+            near = difflib.get_close_matches(field, known, 1)
+            problem = f"unknown key {field!r}"
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
+        case "missing":
+            problem = f"the key {first['loc'][0]!r} is missing"
+        case "value_error":
+            problem = str(first["ctx"]["error"])
+        case _:
+            problem = f"{field}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return InvalidRequest(f"{source}:{lines.get(loc, 1)}: {problem}", resource=source, hint=hint)
