@@ -94,7 +94,8 @@ class SweepFile(BaseModel):
         """
         if self.size > MAX_EXPERIMENTS:
             raise InvalidRequest(
-                f"{self.size:,} experiments, but an instance group holds at most {MAX_EXPERIMENTS:,}",
+                f"{self.size:,} experiments, but an instance group holds at most "
+                f"{MAX_EXPERIMENTS:,}",
                 hint="split it into several sweeps",
             )
         return Sweep.of_commands(
@@ -189,7 +190,7 @@ def _explain(
     error: ValidationError, source: str, lines: dict[tuple[str | int, ...], int]
 ) -> InvalidRequest:
     first: Any = error.errors()[0]
-    # pydantic appends the member of a union that it tried; only the part that is in the file counts.
+    # pydantic appends the member of a union that it tried: only what is in the file counts.
     loc: tuple[str | int, ...] = first["loc"]
     while loc and loc not in lines:
         loc = loc[:-1]
