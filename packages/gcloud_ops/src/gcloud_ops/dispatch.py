@@ -64,11 +64,10 @@ class Dispatcher:
     def __init__(self, clients: Clients, *, patience: float, at_once: int = AT_ONCE) -> None:
         self._clients = clients
         self._patience = patience
-        self._at_once = at_once
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._deliveries: set[Future[None]] = set()
-        self._slots: asyncio.Semaphore | None = None
+        self._slots = asyncio.Semaphore(at_once)
         self.results: queue.SimpleQueue[CommandSent | DispatchFailed] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
@@ -96,7 +95,6 @@ class Dispatcher:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._slots = asyncio.Semaphore(self._at_once)
         self._loop.run_forever()
         pending = asyncio.all_tasks(self._loop)
         for task in pending:
@@ -122,7 +120,6 @@ class Dispatcher:
 
     async def _until_sent(self, experiment: str, command: str, address: str, zone: str) -> None:
         """Try until it works: sshd, docker, image and runner come up one after the other."""
-        assert self._slots is not None
         deadline = time.monotonic() + self._patience
         pause = _FIRST_PAUSE
         keys: tuple[str, ...] = ()
@@ -145,7 +142,6 @@ class Dispatcher:
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     async def _published_keys(self, experiment: str, zone: str) -> tuple[str, ...]:
-        assert self._slots is not None
         async with self._slots:
             keys = await asyncio.to_thread(host_keys, self._clients, experiment, zone=zone)
         if not keys:
@@ -161,7 +157,6 @@ class Dispatcher:
         deadline: float,
     ) -> None:
         """One connection, held until the container has taken the command or the line is cut."""
-        assert self._slots is not None
         async with contextlib.AsyncExitStack() as stack:
             async with self._slots:
                 connection = await stack.enter_async_context(

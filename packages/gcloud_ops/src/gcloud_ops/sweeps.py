@@ -29,8 +29,8 @@ from gcloud_ops.clients import Clients
 from gcloud_ops.dispatch import (
     AT_ONCE,
     CommandSent,
-    DispatchFailed,
     Dispatcher,
+    DispatchFailed,
     raise_open_files_limit,
 )
 from gcloud_ops.errors import (
@@ -233,9 +233,7 @@ def plan(sweep: Sweep, clients: Clients) -> LaunchPlan:
 def free_name(name: str, clients: Clients, *, bucket: str | None = None) -> str:
     """The name itself, or `<name>-2`, `<name>-3`...: the first that no sweep in the bucket has."""
     bucket = bucket or clients.settings.bucket_name
-    if not objects.bucket_exists(clients, bucket):
-        return name
-    taken = {found for found, *_ in objects.list_manifests(clients, bucket)}
+    taken = {found.name for found in objects.list_manifests(clients, bucket)}
     candidates = (name, *(f"{name}-{number}" for number in range(2, len(taken) + 3)))
     return next(candidate for candidate in candidates if candidate not in taken)
 
@@ -531,15 +529,16 @@ def is_over(seen: Snapshot) -> bool:
 def list_sweeps(clients: Clients, *, bucket: str | None = None) -> tuple[SweepSummary, ...]:
     """All sweeps in the bucket, newest first: two API calls."""
     bucket = bucket or clients.settings.bucket_name
-    if not objects.bucket_exists(clients, bucket):
-        return ()
     by_name = {group.name: group for group in groups.list_groups(clients)}
-    found = [
-        SweepSummary(name=name, created=created, experiments=count, group=by_name.get(name))
-        for name, created, count in objects.list_manifests(clients, bucket)
-    ]
-    oldest = datetime.min.replace(tzinfo=UTC)
-    return tuple(sorted(found, key=lambda sweep: sweep.created or oldest, reverse=True))
+    return tuple(
+        SweepSummary(
+            name=found.name,
+            created=found.created,
+            experiments=found.experiments,
+            group=by_name.get(found.name),
+        )
+        for found in objects.list_manifests(clients, bucket)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
