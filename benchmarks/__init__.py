@@ -1,0 +1,1 @@
+"""Figures that we promise, measured: `make bench`. Never part of the tests."""

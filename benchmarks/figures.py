@@ -1,0 +1,39 @@
+"""What a benchmark prints: a figure, the limit that it must keep, and a baseline beside it."""
+
+from dataclasses import dataclass
+
+__all__ = ["Figure", "show"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measured number."""
+
+    what: str
+    value: float
+    unit: str
+    limit: float | None = None
+    """It must not be more."""
+    baseline: float | None = None
+    """The same by the way that it is compared with."""
+    baseline_is: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it keeps its limit."""
+        return self.limit is None or self.value <= self.limit
+
+
+def show(title: str, figures: list[Figure]) -> list[Figure]:
+    """Print them as a table, and hand them on."""
+    print(f"\n{title}")
+    for figure in figures:
+        line = f"  {figure.what:<58} {figure.value:>9.3f} {figure.unit:<5}"
+        if figure.limit is not None:
+            line += f" limit {figure.limit:g} {'ok' if figure.holds else 'BROKEN'}"
+        if figure.baseline is not None:
+            line += f"   {figure.baseline_is}: {figure.baseline:.3f} {figure.unit}"
+            if figure.value:
+                line += f" ({figure.baseline / figure.value:.1f} x)"
+        print(line)
+    return figures

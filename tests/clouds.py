@@ -1,0 +1,76 @@
+"""Local clouds as processes of their own, for tests and benchmarks."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gcloud_ops.clients import Clients
+from gcloud_ops.settings import Settings
+
+BIN = Path(sys.executable).parent
+ROOT = Path(__file__).resolve().parent.parent
+
+type Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without anything that would lead a command elsewhere."""
+    prefixes = ("GCLOUD_OPS_", "SINERGYM_", "CLOUDSDK_", "GOOGLE_", "GCE_", "MLFLOW_", "STORAGE_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+
+
+class InertCloud:
+    """A local cloud without anything that runs in its VMs, as a process of its own."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], *options: str) -> None:
+        self.folder = folder
+        self._process = subprocess.Popen(
+            ["gcp-emulator", "serve", "--engine", "inert", "--folder", str(folder), *options],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / "stderr.log").open("wb"),
+        )
+        deadline = time.monotonic() + 30
+        while not (folder / "cloud.json").exists():
+            assert self._process.poll() is None, (folder / "stderr.log").read_text()
+            assert time.monotonic() < deadline, "the emulator did not start"
+            time.sleep(0.05)
+        about = json.loads((folder / "cloud.json").read_text())
+        self.endpoint: str = about["endpoint"]
+        self.settings = Settings.load(
+            flags={key: about[key] for key in ("project", "zone", "endpoint", "ssh_port")},
+            environ=environment,
+        )
+        self.clients = Clients.connect(self.settings)
+        self.flags = {
+            "GCLOUD_OPS_ENDPOINT": self.endpoint,
+            "GCLOUD_OPS_PROJECT": str(about["project"]),
+            "GCLOUD_OPS_ZONE": str(about["zone"]),
+            "GCLOUD_OPS_SSH_PORT": str(about["ssh_port"]),
+        }
+
+    def stop(self) -> None:
+        """End it; it must end well."""
+        self._process.terminate()
+        assert self._process.wait(timeout=30) == 0, (self.folder / "stderr.log").read_text()
+
+    def calls(self) -> dict[str, int]:
+        """How often each method was called so far, as the emulator counts."""
+        counted: dict[str, int] = self.ask("stats")["calls"]
+        return counted
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """Read, or with a body post, one of the emulator's own pages."""
+        request = urllib.request.Request(
+            f"{self.endpoint}/emulator/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return json.load(reply)
