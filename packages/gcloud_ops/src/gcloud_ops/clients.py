@@ -4,23 +4,66 @@ Importing this module imports no Google module: `google.cloud.compute_v1` alone 
 Each client is built at its first use.
 """
 
-from collections.abc import Iterator
+import logging
+import re
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
+import stamina
+
+from gcloud_ops.errors import (
+    AlreadyExists,
+    CredentialsMissing,
+    GcloudOpsError,
+    InvalidRequest,
+    NoCapacity,
+    NotFound,
+    OperationFailed,
+    PermissionDenied,
+    QuotaExceeded,
+    Unavailable,
+)
 from gcloud_ops.settings import Settings
+from gcloud_ops.text import one_line
 
-__all__ = ["Clients", "translate"]
+if TYPE_CHECKING:
+    from google.cloud import compute_v1
+
+__all__ = ["Clients", "default_project", "error_for_code", "translate"]
+
+CONNECTIONS: Final = 64
+"""Requests to one host at the same time, each on a connection that is kept."""
+
+CALL_TIMEOUT: Final = 30.0
+"""Seconds for the answer to one request."""
+
+_LOGIN = "run `gcloud auth application-default login`"
+_WAIT_AT_MOST = 100.0  # a call of operations.wait returns within two minutes
+
+# A retry is no news for whoever uses a library; without this, logging prints it on stderr.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
 class Clients:
     """Google's clients for one project, on Google Cloud or at another endpoint.
 
-    Safe to share between threads.
+    Safe to share between threads. Every client is built at its first use, and so is found
+    out whether there are credentials.
+
+    Args:
+        settings: Which project, zone and cloud.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._lock = threading.RLock()
+        self._built: dict[str, Any] = {}
 
     @classmethod
     def connect(cls, settings: Settings) -> Self:
@@ -34,34 +77,476 @@ class Clients:
         Raises:
             InvalidRequest: None is set.
         """
-        return self.settings.require_project()
+        return self._once("project", self.settings.require_project)
 
     @property
     def zone(self) -> str:
         """The settings' zone."""
         return self.settings.zone
 
-    def wait(self, operation: Any, *, resource: str, timeout: float = 300.0) -> None:
+    @property
+    def groups(self) -> "compute_v1.InstanceGroupManagersClient":
+        """The client of this name, built at its first use."""
+        from google.cloud import compute_v1
+
+        return self._compute_client(compute_v1.InstanceGroupManagersClient)
+
+    @property
+    def templates(self) -> "compute_v1.InstanceTemplatesClient":
+        """The client of this name, built at its first use."""
+        from google.cloud import compute_v1
+
+        return self._compute_client(compute_v1.InstanceTemplatesClient)
+
+    @property
+    def instances(self) -> "compute_v1.InstancesClient":
+        """The client of this name, built at its first use."""
+        from google.cloud import compute_v1
+
+        return self._compute_client(compute_v1.InstancesClient)
+
+    @property
+    def zones(self) -> "compute_v1.ZonesClient":
+        """The client of this name, built at its first use."""
+        from google.cloud import compute_v1
+
+        return self._compute_client(compute_v1.ZonesClient)
+
+    @property
+    def zone_operations(self) -> "compute_v1.ZoneOperationsClient":
+        """The client of this name, built at its first use."""
+        from google.cloud import compute_v1
+
+        return self._compute_client(compute_v1.ZoneOperationsClient)
+
+    @property
+    def global_operations(self) -> "compute_v1.GlobalOperationsClient":
+        """The client of this name, built at its first use."""
+        from google.cloud import compute_v1
+
+        return self._compute_client(compute_v1.GlobalOperationsClient)
+
+    @property
+    def storage(self) -> Any:
+        """`google.cloud.storage.Client`."""
+
+        def build() -> Any:
+            from google.cloud import storage  # type: ignore[attr-defined]  # it has no types
+
+            client = storage.Client(
+                project=self.project,
+                credentials=self._credentials(),
+                client_options=self._client_options(),
+            )
+            _widen(client._http)
+            return client
+
+        return self._once("storage", build)
+
+    def call[T](self, resource: str, function: Callable[[], T]) -> T:
+        """Call what may safely be repeated; try again while the cloud is unavailable.
+
+        Args:
+            resource: What it is about, such as `group quick`.
+            function: The call, with `timeout=CALL_TIMEOUT` and `retry=None`.
+
+        Raises:
+            GcloudOpsError: What the last try said: after 5 of them, or a minute.
+        """
+        for attempt in stamina.retry_context(
+            on=Unavailable,
+            attempts=5,
+            timeout=60.0,
+            wait_initial=0.25,
+            wait_max=8.0,
+            wait_jitter=0.25,
+        ):
+            with attempt, translate(resource):
+                return function()
+        raise AssertionError("a retry context ends with a value or an error")  # pragma: no cover
+
+    def read[T](self, resource: str, method: Callable[..., T], **fields: object) -> T:
+        """Call a compute client's method that only reads, with these fields of its request."""
+        return self.call(
+            resource, lambda: method(request=fields, retry=None, timeout=CALL_TIMEOUT)
+        )
+
+    def change(
+        self,
+        resource: str,
+        method: "Callable[..., compute_v1.Operation]",
+        **fields: object,
+    ) -> None:
+        """Call a compute client's `*_unary` method that changes something; wait for its end.
+
+        A request id makes the call safe to repeat: Compute Engine carries out only one.
+
+        Raises:
+            GcloudOpsError: The call's or the operation's error.
+        """
+        self.wait(self.start(resource, method, **fields), resource=resource)
+
+    def read_all[T](
+        self, resource: str, method: Callable[..., Iterable[T]], **fields: object
+    ) -> list[T]:
+        """As `read`, for a list: with all of its pages."""
+        return self.call(
+            resource, lambda: list(method(request=fields, retry=None, timeout=CALL_TIMEOUT))
+        )
+
+    def start[T](self, resource: str, method: Callable[..., T], **fields: object) -> T:
+        """As `change`, but return the operation as soon as it is accepted."""
+        return self.read(resource, method, **fields, request_id=str(uuid.uuid4()))
+
+    def wait(
+        self, operation: "compute_v1.Operation", *, resource: str, timeout: float = 300.0
+    ) -> None:
         """Wait for the end of a zonal or global operation.
+
+        The clients' own `operation.result()` asks a client of Google's endpoint, whatever the
+        endpoint: use the `*_unary` methods, and this.
+
+        Args:
+            operation: A `compute_v1.Operation`.
+            resource: What it is about.
+            timeout: Seconds.
 
         Raises:
             GcloudOpsError: The operation's error, translated by its code; `Unavailable` when
                 it isn't done in `timeout` seconds.
         """
-        raise NotImplementedError
+        deadline = time.monotonic() + timeout
+        done = type(operation).Status.DONE
+        pause = 0.02
+        while operation.status != done:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Unavailable(
+                    f"{resource}: {_kind(operation)} not done after {timeout:.0f} s",
+                    resource=resource,
+                    hint=f"it goes on at Google as the operation {operation.name}",
+                )
+            asked = time.monotonic()
+            operation = self._wait_call(operation, resource, seconds=min(left, _WAIT_AT_MOST))
+            # The call may come back at once without a result (it is "best effort").
+            if operation.status != done and time.monotonic() - asked < pause:
+                time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+                pause = min(pause * 2, 2.0)
+        _raise_operation_error(operation, resource)
+
+    def _wait_call(
+        self, operation: "compute_v1.Operation", resource: str, *, seconds: float
+    ) -> "compute_v1.Operation":
+        scope = {"zone": operation.zone.rpartition("/")[2]} if operation.zone else {}
+        client: Any = self.zone_operations if scope else self.global_operations
+        request = {"project": self.project, "operation": operation.name, **scope}
+        try:
+            with translate(resource):
+                found = client.wait(request=request, retry=None, timeout=seconds + 1.0)
+        except Unavailable:
+            # Too slow, or an error in between: what it is now is a cheap question, with retries.
+            found = self.read(resource, client.get, **request)
+        return cast("compute_v1.Operation", found)
+
+    def _compute_client[C](self, kind: Callable[..., C]) -> C:
+        def build() -> C:
+            client: Any = kind(
+                credentials=self._credentials(), client_options=self._client_options()
+            )
+            _widen(client.transport._session)
+            return cast(C, client)
+
+        return self._once(f"{kind}", build)
+
+    def _client_options(self) -> Mapping[str, str] | None:
+        return {"api_endpoint": self.settings.endpoint} if self.settings.endpoint else None
+
+    def _credentials(self) -> Any:
+        if self.settings.endpoint is not None:
+            from google.auth.credentials import AnonymousCredentials
+
+            return AnonymousCredentials()  # type: ignore[no-untyped-call]
+        return self._once("credentials", lambda: _default_credentials()[0])
+
+    def _once[T](self, name: str, build: Callable[[], T]) -> T:
+        found: T | None = self._built.get(name)
+        if found is None:
+            with self._lock:
+                found = self._built.get(name)
+                if found is None:
+                    with translate("credentials"):
+                        found = self._built[name] = build()
+        return found
+
+
+def default_project() -> str | None:
+    """The project of Google's default credentials; None when it or they are missing."""
+    try:
+        with translate("credentials"):
+            return _default_credentials()[1]
+    except CredentialsMissing:
+        return None
 
 
 @contextmanager
 def translate(resource: str) -> Iterator[None]:
     """Turn what Google's clients raise inside the block into our errors.
 
+    Errors of ours pass, and so do errors that are nobody's but Python's.
+
     Args:
         resource: What the calls are about, such as `group quick`.
     """
-    yield
-    raise NotImplementedError(resource)
+    try:
+        yield
+    except GcloudOpsError:
+        raise
+    except Exception as error:
+        translated = _translated(error, resource)
+        if translated is None:
+            raise
+        raise translated from error
 
 
-def default_project() -> str | None:
-    """The project of Google's default credentials; None when there is none."""
-    raise NotImplementedError
+def error_for_code(code: str, message: str, *, resource: str, status: int = 0) -> GcloudOpsError:
+    """The error for Google's word for what went wrong.
+
+    Args:
+        code: Such as `quotaExceeded` or `ZONE_RESOURCE_POOL_EXHAUSTED`; "" if there is none.
+        message: Google's sentence.
+        resource: What it is about.
+        status: HTTP status, where there is one, for a code that isn't known.
+    """
+    kind = _kind_of_code(code) or _kind_of_status(status)
+    text = one_line(_REQUEST_LINE.sub("", message)) or code or f"HTTP {status}"
+    if _POLICY.search(text) and kind in {AlreadyExists, InvalidRequest, OperationFailed}:
+        # An organisation's policy answers 412 or CONDITION_NOT_MET, as a precondition does.
+        kind = PermissionDenied
+    return kind(f"{resource}: {text}", resource=resource, hint=_hint(kind, code, text))
+
+
+# -------------------------------------------------------------------------- translation
+
+_REQUEST_LINE = re.compile(r"\A\s*(?:[0-9]{3} )?(?:GET|POST|PUT|PATCH|DELETE) https?://\S+: ")
+_PERMISSION = re.compile(r"\b[a-z]+\.[a-zA-Z]+\.[a-zA-Z]+\b(?!\.)")
+_API = re.compile(r"\b([a-z]+\.googleapis\.com)\b")
+_POLICY = re.compile(r"\bconstraints?[/ ][a-z'\"`]|[Oo]rg(?:anization)? [Pp]olicy")
+
+_CODES: Final[Mapping[str, type[GcloudOpsError]]] = {
+    # Compared in lower case without underscores: REST says notFound, operations NOT_FOUND.
+    "quotaexceeded": QuotaExceeded,
+    "limitexceeded": QuotaExceeded,
+    "dailylimitexceeded": QuotaExceeded,
+    "ipspaceexhausted": QuotaExceeded,
+    "ratelimitexceeded": Unavailable,
+    "userratelimitexceeded": Unavailable,
+    "resourceoperationrateexceeded": Unavailable,
+    "resourcenotready": Unavailable,
+    "resourceinuse": Unavailable,
+    "backenderror": Unavailable,
+    "internalerror": Unavailable,
+    "zoneresourcepoolexhausted": NoCapacity,
+    "zoneresourcepoolexhaustedwithdetails": NoCapacity,
+    "resourcepoolexhausted": NoCapacity,
+    "insufficientcapacity": NoCapacity,
+    "stockout": NoCapacity,
+    "notfound": NotFound,
+    "resourcenotfound": NotFound,
+    "alreadyexists": AlreadyExists,
+    "resourcealreadyexists": AlreadyExists,
+    "conflict": AlreadyExists,
+    "conditionnotmet": AlreadyExists,
+    "resourceinusebyanotherresource": InvalidRequest,
+    "invalid": InvalidRequest,
+    "invalidargument": InvalidRequest,
+    "invalidfieldvalue": InvalidRequest,
+    "invalidusage": InvalidRequest,
+    "badrequest": InvalidRequest,
+    "required": InvalidRequest,
+    "unsupportedoperation": InvalidRequest,
+    "forbidden": PermissionDenied,
+    "insufficientpermissions": PermissionDenied,
+    "accessnotconfigured": PermissionDenied,
+    "permissionserror": PermissionDenied,
+    "permissiondenied": PermissionDenied,
+    "autherror": CredentialsMissing,
+    "unauthorized": CredentialsMissing,
+    "loginrequired": CredentialsMissing,
+}
+
+
+def _kind_of_code(code: str) -> type[GcloudOpsError] | None:
+    key = code.replace("_", "").lower()
+    found = _CODES.get(key)
+    if found is None and "quota" in key:
+        return QuotaExceeded
+    return found
+
+
+def _kind_of_status(status: int) -> type[GcloudOpsError]:
+    match status:
+        case HTTPStatus.UNAUTHORIZED:
+            return CredentialsMissing
+        case HTTPStatus.FORBIDDEN:
+            return PermissionDenied
+        case HTTPStatus.NOT_FOUND:
+            return NotFound
+        case HTTPStatus.CONFLICT | HTTPStatus.PRECONDITION_FAILED:
+            return AlreadyExists
+        case HTTPStatus.REQUEST_TIMEOUT | HTTPStatus.TOO_MANY_REQUESTS | 499:
+            return Unavailable
+        case HTTPStatus.NOT_IMPLEMENTED:
+            return InvalidRequest
+        case _ if 400 <= status < 500:
+            return InvalidRequest
+        case _ if 500 <= status < 600:
+            return Unavailable
+        case _:
+            return OperationFailed
+
+
+def _hint(kind: type[GcloudOpsError], code: str, text: str) -> str:
+    key = code.replace("_", "").lower()
+    if kind is CredentialsMissing:
+        return _LOGIN
+    if key == "accessnotconfigured" or (kind is PermissionDenied and "has not been used" in text):
+        api = _API.search(text)
+        return f"enable the API: `gcloud services enable {api[1] if api else 'API'}`"
+    if kind is PermissionDenied:
+        permission = _PERMISSION.search(text)
+        return f"the account needs the permission {permission[0]}" if permission else ""
+    if kind is QuotaExceeded:
+        return "ask for more quota in the console under IAM & Admin, Quotas, or use another region"
+    if kind is NoCapacity:
+        return "try another zone or machine type, or wait"
+    if key == "resourceinusebyanotherresource":
+        return "delete first what uses it"
+    return ""
+
+
+def _translated(error: Exception, resource: str) -> GcloudOpsError | None:
+    """Our error for a foreign one; None when it is neither Google's nor the network's."""
+    from google.api_core import exceptions as api
+    from google.auth import exceptions as auth
+
+    if isinstance(error, api.RetryError) and isinstance(error.cause, Exception):
+        return _translated(error.cause, resource) or _unavailable(error, resource)
+    if isinstance(error, api.GoogleAPICallError):
+        return _from_api(error, resource)
+    if isinstance(error, api.GoogleAPIError):
+        kind = Unavailable if isinstance(error, api.RetryError) else OperationFailed
+        return kind(f"{resource}: {one_line(str(error))}", resource=resource)
+    if isinstance(error, auth.GoogleAuthError):
+        return _from_auth(error, resource)
+    if _is_of_network(error):
+        return _unavailable(error, resource)
+    return None
+
+
+def _from_api(error: Any, resource: str) -> GcloudOpsError:
+    from google.api_core import exceptions as api
+
+    code = next(
+        (
+            str(entry["reason"])
+            for entry in error.errors
+            if isinstance(entry, dict) and entry.get("reason")
+        ),
+        str(error.reason or ""),
+    )
+    status = int(error.code or 0)
+    if not status:
+        status = 500 if isinstance(error, api.ServerError) else 0
+        status = 400 if isinstance(error, api.ClientError) else status
+    if isinstance(error, api.Aborted | api.TransferStalledError) and not code:
+        return _unavailable(error, resource)
+    return error_for_code(code, str(error.message), resource=resource, status=status)
+
+
+def _from_auth(error: Any, resource: str) -> GcloudOpsError:
+    from google.auth import exceptions as auth
+
+    passing = isinstance(error, auth.TransportError | auth.TimeoutError | auth.ResponseError)
+    if passing or error.retryable:
+        return _unavailable(error, resource)
+    if isinstance(error, auth.DefaultCredentialsError) and "not found" in str(error):
+        text = "no credentials for Google Cloud were found"
+    else:
+        text = f"the credentials for Google Cloud don't work: {one_line(str(error))}"
+    return CredentialsMissing(text, resource=resource, hint=_LOGIN)
+
+
+def _is_of_network(error: Exception) -> bool:
+    """Whether it comes from the connection: looks only at libraries that are loaded already."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    loaded = [
+        getattr(sys.modules.get(module), name, None)
+        for module, name in (
+            ("requests.exceptions", "RequestException"),
+            ("urllib3.exceptions", "HTTPError"),
+            ("google.cloud.storage.exceptions", "InvalidResponse"),
+            ("google.cloud.storage.exceptions", "DataCorruption"),
+            ("google.protobuf.json_format", "ParseError"),  # a proxy's page in place of JSON
+        )
+    ]
+    return isinstance(error, tuple(kind for kind in loaded if kind is not None))
+
+
+def _unavailable(error: Exception, resource: str) -> Unavailable:
+    return Unavailable(
+        f"{resource}: the cloud doesn't answer: {_root_cause(error)}", resource=resource
+    )
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost reason: connection errors come wrapped three times, each with an address."""
+    for _ in range(6):
+        inner = getattr(error, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = next((a for a in error.args if isinstance(a, BaseException)), None)
+        if inner is None:
+            break
+        error = inner
+    text = one_line(re.sub(r"<[^>]*>:? ?", "", str(error))) or type(error).__name__
+    return text.strip("()'\" ")
+
+
+# --------------------------------------------------------------------------- operations
+
+
+def _raise_operation_error(operation: Any, resource: str) -> None:
+    if operation.error.errors:
+        first = operation.error.errors[0]
+        raise error_for_code(
+            first.code,
+            first.message,
+            resource=resource,
+            status=int(operation.http_error_status_code),
+        )
+    if operation.http_error_status_code >= 400:
+        raise error_for_code(
+            "",
+            operation.http_error_message,
+            resource=resource,
+            status=int(operation.http_error_status_code),
+        )
+
+
+def _kind(operation: Any) -> str:
+    """What the operation does, such as `insert` or `compute.instanceGroupManagers.delete`."""
+    return str(operation.operation_type) or "the operation"
+
+
+def _default_credentials() -> tuple[Any, str | None]:
+    import google.auth
+
+    return google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+
+
+def _widen(session: Any) -> None:
+    """Let a requests session keep as many connections as we have threads."""
+    from requests.adapters import HTTPAdapter
+
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(pool_connections=8, pool_maxsize=CONNECTIONS))

@@ -7,10 +7,33 @@ a template carries the metadata key `user-data`: cloud-init writes a systemd uni
 This module is pure: a spec in, text out.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["ContainerSpec", "cloud_init", "template_metadata"]
+import yaml
+
+from gcloud_ops.errors import InvalidRequest
+from gcloud_ops.model import CONTAINER
+
+__all__ = ["ContainerSpec", "cloud_init", "container_of", "template_metadata"]
+
+SPEC_KEY = "sinergym-container"
+"""Metadata key of the spec as JSON, so that a template can be shown as it was asked for."""
+
+_FOLDER = "/var/lib/sinergym"  # the root file system is read-only, and so is root's home
+_ENVIRONMENT_FILE = f"{_FOLDER}/container.env"
+_UNIT = "sinergym.service"
+_UNIT_FILE = f"/etc/systemd/system/{_UNIT}"
+
+_IMAGE = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._:/@]{0,1023}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_REGISTRY = re.compile(r"(?:[a-z0-9-]+-docker\.pkg\.dev|(?:[a-z]+\.)?gcr\.io)")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+
+_LINE_LIMIT = 65_000  # Docker reads an environment file with a line buffer of 64 KiB
+_METADATA_LIMIT = 256 * 1024  # Compute Engine's limit for one value, in bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +52,140 @@ def cloud_init(spec: ContainerSpec) -> str:
     """The `#cloud-config` text that starts the container on Container-Optimized OS.
 
     Raises:
-        InvalidRequest: The image or a variable can't be written into it.
+        InvalidRequest: The image, a variable or an argument can't be written into it.
     """
-    raise NotImplementedError
+    _check(spec)
+    variables = "".join(f"{name}={value}\n" for name, value in sorted(spec.environment.items()))
+    config = {
+        "write_files": [
+            _file(_ENVIRONMENT_FILE, variables, mode="0600"),
+            _file(_UNIT_FILE, _unit(spec), mode="0644"),
+        ],
+        "runcmd": [["systemctl", "daemon-reload"], ["systemctl", "start", "--no-block", _UNIT]],
+    }
+    return "#cloud-config\n" + yaml.safe_dump(config, sort_keys=False, width=1_000_000)
 
 
 def template_metadata(spec: ContainerSpec) -> dict[str, str]:
-    """The metadata of a template that runs the container.
+    """The metadata of a template that runs the container (docs/contract.md, section 3).
 
     Raises:
-        InvalidRequest: The image or a variable can't be written into it, or it is too big.
+        InvalidRequest: The image, a variable or an argument can't be written into it, or it is
+            all too much.
     """
-    raise NotImplementedError
+    metadata = {
+        "user-data": cloud_init(spec),
+        # The guest agent then publishes the host keys.
+        "enable-guest-attributes": "TRUE",
+        # With OS Login the metadata's `ssh-keys` are ignored; a project may have it on.
+        "enable-oslogin": "FALSE",
+        SPEC_KEY: json.dumps(
+            {
+                "image": spec.image,
+                "environment": dict(spec.environment),
+                "args": list(spec.args),
+            },
+            separators=(",", ":"),
+        ),
+    }
+    for key, value in metadata.items():
+        if len(value.encode()) > _METADATA_LIMIT:
+            raise InvalidRequest(
+                f"environment: the container's variables and arguments make the metadata {key!r} "
+                f"larger than {_METADATA_LIMIT // 1024} KiB, Compute Engine's limit"
+            )
+    return metadata
+
+
+def container_of(metadata: Mapping[str, str]) -> ContainerSpec | None:
+    """Read the spec back from a template's metadata; None when it is none of ours."""
+    try:
+        content = json.loads(metadata[SPEC_KEY])
+        return ContainerSpec(
+            image=str(content["image"]),
+            environment={str(k): str(v) for k, v in content["environment"].items()},
+            args=tuple(str(argument) for argument in content["args"]),
+        )
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _unit(spec: ContainerSpec) -> str:
+    """The systemd unit. See systemd.service(5) and systemd.syntax(7)."""
+    run = [
+        "/usr/bin/docker",
+        "run",
+        f"--name={CONTAINER}",
+        "--network=host",  # the metadata server by its name, and no NAT in between
+        f"--env-file={_ENVIRONMENT_FILE}",
+        "--log-driver=json-file",
+        "--log-opt=max-size=100m",
+        "--log-opt=max-file=3",
+        spec.image,
+        *spec.args,
+    ]
+    lines = [
+        "[Unit]",
+        "Description=The experiment's container",
+        "Wants=gcr-online.target docker.socket",
+        "After=gcr-online.target docker.socket",
+        "StartLimitIntervalSec=600",
+        "StartLimitBurst=6",
+        "",
+        "[Service]",
+        f"Environment=HOME={_FOLDER}",
+    ]
+    registry = spec.image.partition("/")[0]
+    if _REGISTRY.fullmatch(registry):
+        login = f"/usr/bin/docker-credential-gcr configure-docker --registries {registry}"
+        lines.append(f"ExecStartPre={login}")
+    lines += [
+        f"ExecStartPre=-/usr/bin/docker rm --force {CONTAINER}",
+        f"ExecStart={' '.join(_quoted(word) for word in run)}",
+        # The runner passes SIGTERM on and gives the command 25 seconds.
+        f"ExecStop=-/usr/bin/docker stop --time=28 {CONTAINER}",
+        "Restart=no",
+        # 125 is Docker's own failure, such as a registry that doesn't answer: nothing has run.
+        "RestartForceExitStatus=125",
+        "RestartSec=15",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _quoted(word: str) -> str:
+    """A word of ExecStart=, whatever is in it: systemd expands % and $, and unquotes."""
+    word = word.replace("%", "%%").replace("$", "$$")
+    if word and not re.search(r"[\s\"'\\;]", word):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _file(path: str, content: str, *, mode: str) -> dict[str, str]:
+    return {"path": path, "permissions": mode, "owner": "root:root", "content": content}
+
+
+def _check(spec: ContainerSpec) -> None:
+    if not _IMAGE.fullmatch(spec.image):
+        raise InvalidRequest(
+            f"image: {spec.image!r} is not a reference of an image",
+            hint="such as europe-docker.pkg.dev/my-project/images/sinergym:latest",
+        )
+    for name, value in spec.environment.items():
+        if not _VARIABLE.fullmatch(name):
+            raise InvalidRequest(f"environment: {name!r} can't name a variable")
+        _check_text(value, f"environment: the value of {name}")
+        if len(f"{name}={value}".encode()) > _LINE_LIMIT:
+            raise InvalidRequest(f"environment: the value of {name} is longer than Docker reads")
+    for argument in spec.args:
+        _check_text(argument, f"args: {argument[:40]!r}")
+
+
+def _check_text(text: str, what: str) -> None:
+    """Refuse what an environment file or a unit can't hold; tabs are fine."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{what} is not Unicode text") from None
+    if _CONTROLS.search(text.replace("\t", "")):
+        raise InvalidRequest(f"{what} holds a line break or a control character")
