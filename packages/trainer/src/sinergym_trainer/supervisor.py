@@ -1,0 +1,705 @@
+"""The life of an experiment in its container, as `sinergym-runner` (PID 1) leads it.
+
+    claim the attempt  ->  waiting  ->  running  ->  uploading  ->  final  ->  remove the VM
+
+The rules are those of the wire contract (`docs/contract.md`); of all this the training program
+knows nothing but a few environment variables.
+
+Signals. SIGTERM (or SIGINT) means that the container is being stopped: the VM is preempted, or
+deleted because the sweep was cancelled, or somebody typed `docker stop`. The command's group gets
+SIGTERM and has 25 seconds; what it left behind is uploaded. The record stays as it is, not final,
+with `exit` saying `{"signal": "SIGTERM", "kind": "signal"}`, so that a VM that is made again takes
+the next attempt; and the runner never removes the VM then. While it waits for a command it ends
+at once, with 143. Once the command has ended by itself, SIGTERM only shortens what is left to do:
+outputs to 25 s (if they do not make it, the record stays not final, too), the removal to 60 s.
+
+Exit code: the command's (128 + n if signal n ended it; 1 if only its outputs got lost); 0 after
+`idle`, a cancellation, or when the experiment had ended before; 143 after SIGTERM; 1 when the
+bucket could not be reached in all the time, or another VM has taken over; 2 when it is not known
+who we are.
+"""
+
+import os
+import re
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sinergym_trainer import mailbox, vm
+from sinergym_trainer.log import Log
+from sinergym_trainer.outputs import Uploader, connect
+from sinergym_trainer.record import (
+    FINAL,
+    Exit,
+    Keeper,
+    Record,
+    Verdict,
+    one_line,
+    parse_report,
+    timestamp,
+)
+
+GRACE = 25.0
+"""Seconds that the command has after SIGTERM."""
+STOPPED = 128 + signal.SIGTERM
+_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+_SIGNALS = _STOP_SIGNALS | {signal.SIGCHLD}
+
+OLD_NAME = "DRL_battery.py"
+OLD_PROGRAM = '''\
+"""The old name of `sinergym-train`; put here by sinergym-runner."""
+
+import sys
+
+from sinergym_trainer.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
+'''
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The end of the command."""
+
+    status: int
+    """As `os.waitpid` gives it."""
+    stopped: bool = False
+    """The container was told to stop while the command ran."""
+
+
+def supervise(environment: Mapping[str, str] = os.environ) -> int:
+    """Wait for a command and lead its experiment to the end; returns the exit code.
+
+    It takes over descriptors 1 and 2, and the signals, of this process.
+    """
+    # Blocked, and waited for where we are ready for them; as PID 1 they would be dropped else.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)
+    vm.prepare_google_auth()
+    try:
+        box = mailbox.Mailbox()
+    except (mailbox.Occupied, OSError) as error:
+        sys.stderr.write(f"sinergym-runner: {error}\n")
+        return 2
+    log = Log(box.folder / "log")
+    try:
+        return _Supervisor(environment, box, log).run()
+    finally:
+        log.close()
+
+
+def exit_of(status: int, command: str, tail: str) -> Exit:
+    """Say how a command ended: code, signal, kind, and a hint for people.
+
+    Args:
+        status: as `os.waitpid` gives it.
+        command: the command line.
+        tail: the last that it printed.
+    """
+    if os.WIFSIGNALED(status):
+        name = _signal_name(os.WTERMSIG(status))
+        code, killed = 128 + os.WTERMSIG(status), name == "SIGKILL"
+    else:
+        name, code = None, os.WEXITSTATUS(status)
+        killed = code == 128 + signal.SIGKILL
+    if killed:
+        return Exit(
+            code=code,
+            signal="SIGKILL",
+            kind="oom",
+            hint="killed from outside: most likely out of memory; take a larger machine type",
+        )
+    if name is not None:
+        return Exit(code=code, signal=name, kind="signal", hint=f"ended by {name}")
+    if code == 0:
+        return Exit(code=0, signal=None, kind="ok", hint=None)
+    if code == 127:
+        found = re.findall(r"([^\s:]+): (?:command )?not found", tail)
+        program = found[-1] if found else _program(command)
+        hint = f"no such program in the image: {program}"
+        return Exit(code=code, signal=None, kind="not_found", hint=hint)
+    hint = _last_line(tail)
+    if code == 126:
+        hint = f"{_program(command)} is there, but is not a program that can run; {hint}"
+    return Exit(code=code, signal=None, kind="error", hint=hint)
+
+
+class _Supervisor:
+    """One run of the runner."""
+
+    def __init__(self, environment: Mapping[str, str], box: mailbox.Mailbox, log: Log) -> None:
+        self._environment = environment
+        self._box = box
+        self._log = log
+        self._child: int | None = None
+        self._preempted = False
+
+    def run(self) -> int:
+        try:
+            self._vm = vm.identify(self._environment, stop=_stop_pending, say=say)
+        except vm.SettingsMissing as error:
+            say(f"it is not known which experiment this is: {error}")
+            return 2
+        except InterruptedError:
+            say("told to stop")
+            return STOPPED
+        me = self._vm
+        where = f" on {me.instance} ({me.instance_id})" if me.instance else ""
+        say(f"experiment {me.experiment} of sweep {me.sweep}{where}, bucket {me.bucket}")
+        say(f"waiting for a command, {me.patience:g} s at most")
+        self._bucket = _Once(lambda: connect(me.bucket, me.project))
+        self._keeper = Keeper(
+            self._bucket,
+            Record(
+                sweep=me.sweep,
+                experiment=me.experiment,
+                instance=me.instance,
+                instance_id=me.instance_id,
+                image=me.image,
+                versions=_versions(),
+            ),
+            say=say,
+            heartbeat=self._seconds("SINERGYM_HEARTBEAT_SECONDS", 20.0),
+        )
+        self._keeper.start()
+        try:
+            return self._lead()
+        except Exception as error:
+            import traceback
+
+            say(f"the runner itself has failed, this is a bug: {one_line(error)}")
+            traceback.print_exc()
+            sys.stderr.flush()
+            self._end_family()
+            hint = f"the runner itself has failed: {one_line(error)}"
+            self._conclude("failed", Exit(code=None, signal=None, kind="error", hint=hint), 60)
+            return 70
+
+    def _lead(self) -> int:
+        command = self._wait_for_command()
+        if isinstance(command, int):
+            return command
+        ended = self._run(command)
+        self._end_family()
+        verdict = self._keeper.verdict
+        if verdict is not None:
+            return self._end_as_told(verdict)
+        result = exit_of(ended.status, command, self._log.tail())
+        if ended.stopped:
+            return self._leave(result)
+        if result.signal:
+            say(f"the command was ended by {result.signal}")
+        else:
+            say(f"the command ended with exit code {result.code}")
+        return self._finish(result)
+
+    # Waiting
+
+    def _wait_for_command(self) -> str | int:
+        """Return the command, or the exit code when there is nothing to run."""
+        deadline = time.monotonic() + self._vm.patience
+        claimed = False
+        while True:
+            number = _next_signal(0.05)
+            if number in _STOP_SIGNALS:
+                say("told to stop before a command came")
+                self._log.flush(_Deadline(2, 2) if claimed else lambda: True)
+                return STOPPED
+            self._reap()
+            if not claimed and self._keeper.claimed.is_set():
+                claimed = True
+                record = self._keeper.record
+                if self._keeper.ended_before:
+                    self._box.shut("the experiment has ended before")
+                    say(f"the record says {record.state}: this experiment does not run again")
+                    self._remove_vm()
+                    return 0
+                prefix = f"{record.sweep}/{record.experiment}/log/{record.attempt}/"
+                self._log.publish(self._bucket, prefix)
+                say(f"attempt {record.attempt}")
+                threading.Thread(target=self._read_manifest, daemon=True).start()
+            if self._keeper.verdict is not None:
+                self._box.shut("the experiment was ended from outside")
+                return self._end_as_told(self._keeper.verdict)
+            command = self._box.take() if claimed else None
+            if command is not None:
+                return command
+            if time.monotonic() > deadline:
+                if not claimed:
+                    self._box.shut("the bucket could not be reached")
+                    say(f"the experiment could not be claimed: {self._keeper.last_error}")
+                    self._remove_vm()
+                    return 1
+                if self._box.shut("its patience has ended"):
+                    return self._idle()
+
+    def _read_manifest(self) -> None:
+        """In sweeps that are dispatched at boot, take the command from the manifest."""
+        delay = 0.5
+        while self._child is None and self._keeper.verdict is None:
+            try:
+                command = boot_command(
+                    self._bucket()
+                    .blob(f"{self._vm.sweep}/sweep.json")
+                    .download_as_bytes(retry=None, timeout=(5, 20)),
+                    self._vm.experiment,
+                )
+            except Exception as error:
+                if getattr(error, "code", None) == 404:
+                    return
+                if isinstance(error, ValueError):
+                    say(f"the manifest cannot be read: {error}")
+                    return
+                time.sleep(delay)
+                delay = min(delay * 2, 10.0)
+            else:
+                if command is not None:
+                    self._box.publish(command)
+                return
+
+    def _idle(self) -> int:
+        hint = (
+            f"no command came within {self._vm.patience:g} s; one is sent with"
+            " docker exec sinergym sinergym-runner submit -- COMMAND"
+        )
+        say(hint)
+        self._conclude("idle", Exit(code=None, signal=None, kind="idle", hint=hint), 120)
+        return 0
+
+    # Running
+
+    def _run(self, command: str) -> Ended:
+        record = self._keeper.record
+        output = Path("output", str(record.attempt)).absolute()
+        output.mkdir(parents=True, exist_ok=True)
+        self._progress = (self._box.folder / f"progress-{record.attempt}.json").absolute()
+        self._progress.unlink(missing_ok=True)
+        self._progress_seen: tuple[int, ...] = ()
+        self._uploader = Uploader(
+            self._bucket,
+            output,
+            {
+                "": f"{record.sweep}/{record.experiment}/output/",
+                "tensorboard/": f"{record.sweep}/tensorboard/{record.experiment}/",
+            },
+        )
+        self._write_old_name()
+        say(f"running: {command}")
+        _adopt_orphans()
+        try:
+            self._child = os.posix_spawn(
+                "/bin/sh",
+                ["/bin/sh", "-c", command],
+                self._child_environment(output),
+                file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=(*_SIGNALS, signal.SIGPIPE),
+            )
+        except (OSError, ValueError) as error:  # too long, say, or with a NUL in it
+            say(f"the command cannot be started: {error}")
+            self._keeper.update(state="running", command=command)
+            return Ended(status=126 << 8)
+        self._keeper.update(state="running", command=command)
+        done = threading.Event()
+        syncing = threading.Thread(target=self._sync_often, args=(done,), daemon=True)
+        syncing.start()
+        try:
+            return self._watch()
+        finally:
+            done.set()
+
+    def _watch(self) -> Ended:
+        """Wait for the end of the command; pass on signals and progress meanwhile."""
+        stopped = False
+        kill_at: float | None = None
+        while True:
+            number = _next_signal(0.5)
+            status = self._reap()
+            if status is not None:
+                self._read_progress()
+                return Ended(status=status, stopped=stopped)
+            if kill_at is None and number in _STOP_SIGNALS:
+                stopped, kill_at = True, time.monotonic() + GRACE
+                say(f"told to stop: SIGTERM to the command, which has {GRACE:g} s")
+                self._signal_child(signal.SIGTERM)
+                self._note_stop()
+            elif kill_at is None and self._keeper.verdict is not None:
+                kill_at = time.monotonic() + GRACE
+                say(f"the experiment was ended from outside: SIGTERM to the command, {GRACE:g} s")
+                self._signal_child(signal.SIGTERM)
+            elif kill_at is not None and time.monotonic() > kill_at:
+                say("the command did not end in time: SIGKILL")
+                self._signal_child(signal.SIGKILL)
+                kill_at = time.monotonic() + GRACE
+            self._read_progress()
+
+    def _note_stop(self) -> None:
+        self._preempted = vm.is_preempted(self._environment)
+        self._keeper.update(exit=self._stop_exit(None))
+
+    def _stop_exit(self, code: int | None) -> Exit:
+        hint = "the VM was preempted" if self._preempted else "the container was told to stop"
+        return Exit(code=code, signal="SIGTERM", kind="signal", hint=hint)
+
+    def _sync_often(self, done: threading.Event) -> None:
+        pause, problem = self._seconds("SINERGYM_SYNC_SECONDS", 15.0), None
+        skipped: set[str] = set()
+        while not done.wait(pause):
+            result = self._uploader.sync(done.is_set)
+            if result.failed and not done.is_set():
+                path, why = next(iter(result.failed.items()))
+                if why != problem:
+                    say(f"{path} could not be uploaded yet: {why}")
+                problem = why
+            for path in set(result.skipped) - skipped:
+                say(f"{path} is not uploaded: no object can have that name")
+                skipped.add(path)
+            total = self._uploader.total
+            self._keeper.update(outputs={"files": total.files, "bytes": total.bytes})
+
+    def _read_progress(self) -> None:
+        try:
+            status = self._progress.stat()
+            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if seen == self._progress_seen or status.st_size > 64 << 10:
+                return
+            report = parse_report(self._progress.read_bytes())
+        except OSError:
+            return
+        self._progress_seen = seen
+        if report is None:
+            return
+        record = self._keeper.record
+        self._keeper.update(
+            progress={**record.progress, **report.progress},
+            mlflow=report.mlflow if report.mlflow is not None else record.mlflow,
+            versions={**record.versions, **report.versions},
+        )
+
+    # The end
+
+    def _finish(self, result: Exit) -> int:
+        """After the command's own end: outputs, log, final record, removal."""
+        self._keeper.update(state="uploading", exit=result)
+        minutes = self._seconds("SINERGYM_UPLOAD_MINUTES", 10.0)
+        failed = self._upload_outputs(_Deadline(minutes * 60, GRACE))
+        if failed and _stop_pending():
+            say("told to stop before all outputs were uploaded: the next attempt has to repeat it")
+            return self._leave(result)
+        state = "finished" if result.kind == "ok" else "failed"
+        if failed:
+            path, why = next(iter(failed.items()))
+            before = f"; the command itself: {result.kind}" if result.kind != "ok" else ""
+            hint = f"{len(failed)} files could not be uploaded, {path} for one: {why}{before}"
+            say(hint)
+            state, result = "failed", replace(result, kind="upload", hint=hint)
+        self._conclude(state, result, minutes * 60)
+        return result.code or int(result.kind == "upload")
+
+    def _leave(self, result: Exit) -> int:
+        """After SIGTERM: save what is there; the record stays open for the next attempt."""
+        say(f"the command ended with {result.signal or f'exit code {result.code}'}")
+        if self._upload_outputs(_Deadline(GRACE, GRACE)):
+            say("not all outputs could be uploaded")
+        self._log.flush(_Deadline(10, 10))
+        self._keeper.update(exit=self._stop_exit(result.code))
+        self._keeper.settle(_Deadline(5, 5))
+        return STOPPED
+
+    def _end_as_told(self, verdict: Verdict) -> int:
+        """After somebody else's word: their record stays."""
+        if verdict is Verdict.SUPERSEDED:
+            # The VM of our name is another one by now: it must not be removed.
+            say("another VM has taken over this experiment")
+            return 1
+        if verdict is Verdict.DELETED:
+            # Uploading now would bring a part of the sweep back.
+            say("the sweep was deleted")
+        else:
+            say("the experiment was cancelled")
+            if self._child is not None:
+                self._upload_outputs(_Deadline(60, GRACE))
+            self._log.flush(_Deadline(30, 10))
+        self._remove_vm()
+        return 0
+
+    def _conclude(self, state: str, result: Exit, seconds: float) -> None:
+        """Upload the log, write the final record, remove the VM."""
+        say(f"{state}: the last lines of the log and the record go to the bucket")
+        deadline = _Deadline(seconds, GRACE)
+        if self._log.lost:
+            say(f"{self._log.lost} bytes of the log found no room on the disk")
+        if not self._log.flush(deadline):
+            say(f"the log is not complete in the bucket: {self._log.last_error}")
+        if not self._keeper.claimed.is_set():
+            return
+        assert state in FINAL  # noqa: S101 - a wrong word here would run the experiment again
+        self._keeper.update(state=state, exit=result, ended=timestamp())
+        if not self._keeper.settle(_Deadline(max(seconds, 60), GRACE)):
+            say(f"the final record could not be written: {self._keeper.last_error}")
+        if self._keeper.verdict is Verdict.SUPERSEDED:
+            say("another VM has taken over this experiment")
+            return
+        self._keeper.close()
+        self._remove_vm()
+
+    def _remove_vm(self) -> None:
+        self._keeper.close()
+        seconds = self._seconds("SINERGYM_REMOVAL_SECONDS", 600.0)
+        vm.remove(self._vm, self._environment, give_up=_Deadline(seconds, 60), say=say)
+        if self._log_is_wanted():
+            self._log.flush(_Deadline(5, 5))
+
+    def _log_is_wanted(self) -> bool:
+        keeper = self._keeper
+        return (
+            keeper.claimed.is_set()
+            and not keeper.ended_before
+            and keeper.verdict in {None, Verdict.STOP}
+        )
+
+    def _upload_outputs(self, give_up: "_Deadline") -> Mapping[str, str]:
+        """Upload until all is there; returns what is not, and why."""
+        delay = 1.0
+        while True:
+            result = self._uploader.sync(give_up)
+            total = self._uploader.total
+            self._keeper.update(outputs={"files": total.files, "bytes": total.bytes})
+            if not result.failed:
+                say(f"outputs: {total.files} files, {total.bytes} bytes in the bucket")
+                return {}
+            path, why = next(iter(result.failed.items()))
+            say(f"{len(result.failed)} files are not uploaded yet, {path} for one: {why}")
+            until = time.monotonic() + delay
+            while time.monotonic() < until:
+                if give_up():
+                    return result.failed
+                time.sleep(0.1)
+            delay = min(delay * 2, 30.0)
+
+    # Processes
+
+    def _reap(self) -> int | None:
+        """Collect ended children, orphans too; returns the command's status once it has ended."""
+        found: int | None = None
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return found
+            if pid == 0:
+                return found
+            if pid == self._child:
+                found = status
+
+    def _signal_child(self, number: signal.Signals) -> None:
+        if self._child is None:
+            return
+        try:
+            os.killpg(self._child, number)
+        except (ProcessLookupError, PermissionError):
+            return
+
+    def _end_family(self) -> None:
+        """End what the command has left behind: its session, and orphans that came to us."""
+        if self._child is None:
+            return
+        self._signal_child(signal.SIGTERM)
+        started = time.monotonic()
+        while (left := _family(self._child)) and time.monotonic() < started + 10:
+            if time.monotonic() > started + 2:
+                for pid in left:
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except (ProcessLookupError, PermissionError):
+                        continue
+            time.sleep(0.05)
+            self._reap()
+        self._reap()
+
+    def _child_environment(self, output: Path) -> dict[str, str]:
+        record, me = self._keeper.record, self._vm
+        environment = {
+            **self._environment,
+            "SINERGYM_SWEEP": record.sweep,
+            "SINERGYM_EXPERIMENT": record.experiment,
+            "SINERGYM_ATTEMPT": str(record.attempt),
+            "SINERGYM_BUCKET": me.bucket,
+            "SINERGYM_OUTPUT": str(output),
+            "SINERGYM_PROGRESS": str(self._progress),
+        }
+        # Python buffers what goes to a pipe; the log is to be live.
+        environment.setdefault("PYTHONUNBUFFERED", "1")
+        if me.zone:
+            environment["gce_zone"] = me.zone
+        if me.project:
+            environment["gce_project_id"] = me.project
+        return environment
+
+    def _write_old_name(self) -> None:
+        try:
+            with Path(OLD_NAME).open("x") as file:
+                file.write(OLD_PROGRAM)
+        except FileExistsError:
+            return
+        except OSError as error:
+            say(f"{OLD_NAME} cannot be put here: {error}")
+
+    def _seconds(self, name: str, default: float) -> float:
+        text = self._environment.get(name)
+        try:
+            return max(float(text), 0.0) if text else default
+        except ValueError:
+            say(f"{name}={text} is not a number; {default:g} is taken")
+            return default
+
+
+def boot_command(manifest: bytes, experiment: str) -> str | None:
+    """Return the experiment's command if the sweep is dispatched at boot, else None.
+
+    Raises:
+        ValueError: it is not a manifest of schema 1, or the experiment is not in it.
+    """
+    import json
+
+    found = json.loads(manifest)
+    if not isinstance(found, dict) or found.get("schema") != 1:
+        raise ValueError("not a manifest of schema 1")
+    if found.get("dispatch") != "boot":
+        return None
+    for each in found.get("experiments") or []:
+        if isinstance(each, dict) and each.get("id") == experiment:
+            return str(each["command"])
+    raise ValueError(f"{experiment} is not in it")
+
+
+def say(text: str) -> None:
+    """Print a line of the runner's own, at once and as a whole."""
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    if len(shown) > 2000:
+        shown = f"{shown[:2000]} ... ({len(shown)} characters)"
+    line = f"sinergym-runner: {shown}\n".encode("utf-8", "backslashreplace")
+    try:
+        while line:
+            line = line[os.write(1, line) :]
+    except OSError:
+        return
+
+
+class _Deadline:
+    """Callable: is the time over? Once the container is told to stop, less time is left."""
+
+    def __init__(self, seconds: float, when_stopped: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._when_stopped = when_stopped
+        self._stopped = False
+
+    def __call__(self) -> bool:
+        if not self._stopped and _stop_pending():
+            self._stopped = True
+            self._until = min(self._until, time.monotonic() + self._when_stopped)
+        return time.monotonic() >= self._until
+
+
+class _Once:
+    """Callable that makes something at the first call, whichever thread comes first."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Any = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Any:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+
+def _next_signal(seconds: float) -> int | None:
+    found = signal.sigtimedwait(_SIGNALS, seconds)
+    return found.si_signo if found is not None else None
+
+
+def _stop_pending() -> bool:
+    return bool(_STOP_SIGNALS & signal.sigpending())
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of the command's orphans, also where we are not PID 1 (Linux)."""
+    import ctypes
+
+    set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
+    try:
+        ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
+    except (OSError, AttributeError):
+        return
+
+
+def _family(session: int) -> list[int]:
+    """Return the living processes of a session, and our own children (proc(5), `stat`)."""
+    found = []
+    try:
+        paths = list(Path("/proc").iterdir())
+    except FileNotFoundError:
+        return []
+    for path in paths:
+        if not path.name.isdecimal():
+            continue
+        try:
+            fields = (path / "stat").read_text("utf-8", "replace")
+        except OSError:
+            continue
+        state, parent, _, its_session = fields.rpartition(")")[2].split()[:4]
+        ours = int(its_session) == session or int(parent) == os.getpid()
+        if ours and state not in "ZX":
+            found.append(int(path.name))
+    return found
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("sinergym-trainer", "sinergym", "stable-baselines3"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _program(command: str) -> str:
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    return next((word for word in words if "=" not in word), command)[:200]
+
+
+def _last_line(tail: str) -> str:
+    lines = [
+        line.strip()
+        for line in tail.splitlines()
+        if line.strip() and not line.startswith("sinergym-runner: ")
+    ]
+    if not lines:
+        return "it printed nothing"
+    last = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", lines[-1])
+    return "its last line: " + "".join(sign for sign in last if sign.isprintable())[:300]
