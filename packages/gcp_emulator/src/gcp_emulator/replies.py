@@ -1,8 +1,8 @@
 """How replies look: JSON bodies, Google's error shape, and the Google name of each route.
 
-Google's JSON APIs answer an error as
-``{"error": {"code": 404, "message": "...", "errors": [{"message": "...", "domain": "global", "reason": "notFound"}]}}``
-(https://cloud.google.com/storage/docs/json_api/v1/status-codes; Compute Engine answers the same shape).
+Google's JSON APIs answer an error as ``{"error": {"code": 404, "message": "...", "errors":
+[{"message": "...", "domain": "global", "reason": "notFound"}]}}``
+(https://cloud.google.com/storage/docs/json_api/v1/status-codes; Compute Engine's is the same).
 A route raises `GoogleError`; the server's middleware renders it.
 """
 
@@ -21,7 +21,7 @@ class GoogleError(Exception):
 
     Args:
         code: HTTP status, 304 to 599.
-        reason: Google's short word for it, such as ``notFound``, ``conditionNotMet``, ``conflict``.
+        reason: Google's short word for it: ``notFound``, ``conditionNotMet``, ``conflict``...
         message: One sentence for people.
         domain: ``global`` for nearly all; Google says ``usageLimits`` for quotas and rates.
         headers: More headers of the reply, such as ``Retry-After``.
@@ -53,14 +53,14 @@ class GoogleError(Exception):
         return json_response(self.to_json(), status=self.code, headers=self.headers)
 
 
-def api(method_name: str) -> Callable[[Route], Route]:
+def api[F: Callable[..., object]](method_name: str) -> Callable[[F], F]:
     """Name a route as Google's discovery document names its method.
 
     The name, such as ``storage.objects.insert``, is kept in the route's ``google_method``:
     faults are aimed by it, and calls are counted by it.
     """
 
-    def mark(route: Route) -> Route:
+    def mark(route: F) -> F:
         route.google_method = method_name  # type: ignore[attr-defined]
         return route
 
@@ -78,9 +78,7 @@ def json_response(
 ) -> web.Response:
     """A JSON reply (compact, UTF-8)."""
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
-    return web.Response(
-        text=text, status=status, headers=headers, content_type="application/json"
-    )
+    return web.Response(text=text, status=status, headers=headers, content_type="application/json")
 
 
 async def json_body(request: web.Request) -> Json:

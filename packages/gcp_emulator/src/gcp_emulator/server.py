@@ -1,0 +1,295 @@
+"""`LocalCloud`: one loopback port for all Google APIs, and everything behind it.
+
+Built on aiohttp alone: its sites can be added and removed while it runs, which the metadata
+servers need (one for each instance), and one HTTP stack is enough.
+
+    async with LocalCloud(folder, engine="inert") as cloud:
+        ...  # cloud.endpoint is "http://127.0.0.1:PORT"
+
+Templates and buckets are kept in the folder; instances and groups end with the cloud.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from aiohttp import web
+
+from gcp_emulator.compute import Compute
+from gcp_emulator.control import Control
+from gcp_emulator.faults import Faults
+from gcp_emulator.groups import Groups
+from gcp_emulator.lifecycle import Lifecycle, MakeMachine, Sites
+from gcp_emulator.metadata import MetadataServers
+from gcp_emulator.operations import Operations
+from gcp_emulator.replies import GoogleError, Json
+from gcp_emulator.rest import Rest
+from gcp_emulator.state import Instance, Machine, State, now
+
+type Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_log = logging.getLogger(__name__)
+
+_LARGEST_BODY = 8 << 30
+
+
+class LocalCloud:
+    """A whole cloud in this process, from `start` to `stop`.
+
+    Args:
+        folder: Where templates and buckets are kept, and disks of instances while they live.
+        project: The only project.
+        zone: The zone that is told to people; all of the catalog's can be used.
+        engine: ``process``: containers are local processes that really work;
+            ``inert``: states only.
+        capacity: How many instances can run at once; None for no limit; by default the number of
+            the host's processors for ``process``, and no limit for ``inert``.
+        host: A loopback address.
+        port: The port of the Google APIs; 0 for a free one.
+        boot_seconds: How long an instance takes until its SSH server is up.
+        pull_seconds: How long it takes to get the container's image.
+        operation_seconds: How long the shortest operation takes.
+        repair_seconds: How soon a group sees that an instance of its is gone.
+        grace_seconds: What containers have to end when their instance is deleted.
+        make_machine: Makes the computer behind an instance, instead of `gcp_emulator.vm.Vm`;
+            metadata servers are opened for it as the engine wants.
+
+    Raises:
+        ValueError: The host is no loopback address, or a name is not Google's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        project: str = "local",
+        zone: str = "europe-west1-b",
+        engine: str = "process",
+        capacity: int | Literal["default"] | None = "default",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        boot_seconds: float = 0.05,
+        pull_seconds: float = 0.0,
+        operation_seconds: float = 0.05,
+        repair_seconds: float = 1.0,
+        grace_seconds: float = 30.0,
+        make_machine: MakeMachine | None = None,
+    ) -> None:
+        from gcp_emulator.engine import make_engine
+
+        _check_loopback(host)
+        if capacity == "default":
+            capacity = (os.cpu_count() or 1) if engine == "process" else None
+        try:
+            self.state = State(
+                project=project, zone=zone, templates_file=folder / "templates.json"
+            )
+        except GoogleError as error:
+            raise ValueError(error.message) from error
+        self.folder = folder
+        self.engine = engine
+        self.id = secrets.token_hex(8)
+        self.started = now()
+        self.faults = Faults()
+        self.ending = asyncio.Event()
+        """Set when somebody asked the cloud to end; whoever runs it calls `stop`."""
+        self._host = host
+        self._port = port
+        self._boot_seconds = boot_seconds
+        self._pull_seconds = pull_seconds
+        self._engine = make_engine(engine)
+        self._reserved = [_reserve_port(host), _reserve_port(host)]
+        self.ssh_port, self.metadata_port = (s.getsockname()[1] for s in self._reserved)
+        self._metadata = MetadataServers(self.state, port=self.metadata_port)
+        wants_metadata = self._engine.wants_metadata
+        self._operations = Operations(self.state, seconds=operation_seconds)
+        self.lifecycle = Lifecycle(
+            self.state,
+            self._operations,
+            make_machine=make_machine or self._make_machine,
+            sites=Sites(open=self._metadata.open, close=self._metadata.close)
+            if wants_metadata
+            else None,
+            folder=self._disks,
+            capacity=capacity,
+            grace_seconds=grace_seconds,
+            repair_seconds=repair_seconds,
+        )
+        self._stack = contextlib.AsyncExitStack()
+
+    @property
+    def endpoint(self) -> str:
+        """``http://127.0.0.1:PORT``, once started."""
+        return f"http://{self._host}:{self._port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What Google's clients and gcloud need in order to find this cloud."""
+        return {
+            "STORAGE_EMULATOR_HOST": self.endpoint,
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{self.endpoint}/compute/v1/",
+        }
+
+    @property
+    def _disks(self) -> Path:
+        return self.folder / "vms"
+
+    async def start(self) -> None:
+        """Listen; returns when requests are answered.
+
+        Raises:
+            OSError: The port is taken.
+        """
+        import importlib.util
+        if importlib.util.find_spec("gcp_emulator.storage"):
+            from gcp_emulator.storage import Storage
+        else:
+            class Storage:
+                def __init__(self, f): ...
+                def add_routes(self, app): ...
+                async def close(self): ...
+        self.folder.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(shutil.rmtree, self._disks, ignore_errors=True)
+        app = web.Application(
+            client_max_size=_LARGEST_BODY, middlewares=[self._guard, self.faults.middleware]
+        )
+        rest = Rest(app, self.state, self._operations)
+        Compute(self.state, self.lifecycle, self._operations).add_routes(rest)
+        Groups(self.state, self.lifecycle, self._operations).add_routes(rest)
+        storage = Storage(self.folder / "buckets")
+        storage.add_routes(app)
+        control = Control(
+            self.state,
+            self.lifecycle,
+            self.faults,
+            describe=self._describe,
+            shut_down=self.ending.set,
+        )
+        control.add_routes(app)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        async with contextlib.AsyncExitStack() as stack:
+            for reserved in self._reserved:
+                stack.callback(reserved.close)
+            stack.push_async_callback(storage.close)
+            await self._metadata.start()
+            stack.push_async_callback(self._metadata.stop)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            stack.push_async_callback(self._operations.close)
+            stack.push_async_callback(control.close)
+            site = web.TCPSite(runner, self._host, self._port, backlog=1_024)
+            await site.start()
+            self._port = runner.addresses[0][1]
+            self.state.base = f"{self.endpoint}/compute/v1"
+            self._stack = stack.pop_all()
+
+    async def stop(self, *, grace: float = 10.0) -> None:
+        """End everything: containers get SIGTERM and `grace` seconds; idempotent."""
+        self.ending.set()
+        await self.lifecycle.close(grace=grace)
+        await self._stack.aclose()
+        await asyncio.to_thread(shutil.rmtree, self._disks, ignore_errors=True)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop(grace=1.0)
+
+    def _make_machine(self, instance: Instance, record: Callable[[str], None]) -> Machine:
+        from gcp_emulator.vm import Vm, VmSpec
+
+        spec = VmSpec(
+            name=instance.name,
+            id=instance.id,
+            project=self.state.project,
+            zone=instance.zone,
+            address=instance.address,
+            machine_type=instance.machine_type,
+        )
+        return Vm(
+            spec,
+            metadata=instance.metadata,
+            engine=self._engine,
+            folder=self._disks / instance.name,
+            ssh_port=self.ssh_port,
+            metadata_port=self.metadata_port,
+            environment=self.environment,
+            boot_seconds=self._boot_seconds,
+            pull_seconds=self._pull_seconds,
+            record=record,
+        )
+
+    def _describe(self) -> Json:
+        return {
+            "id": self.id,
+            "pid": os.getpid(),
+            "endpoint": self.endpoint,
+            "project": self.state.project,
+            "zone": self.state.zone,
+            "engine": self.engine,
+            "ssh_port": self.ssh_port,
+            "metadata_port": self.metadata_port,
+            "started": self.started,
+            "folder": str(self.folder),
+        }
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Route) -> web.StreamResponse:
+        """Refuse foreign hosts, say 501 to unknown routes, and turn a crash into Google's 500."""
+        if not _is_loopback(request.url.host or ""):
+            # A page in a browser could reach loopback under a name of its own (DNS rebinding).
+            message = f"Host {request.host!r} is not this cloud: use {self.endpoint}"
+            return GoogleError(403, "forbidden", message).to_response()
+        if request.match_info.http_exception is not None:
+            message = f"The local cloud does not know {request.method} {request.path}"
+            _log.warning("%s", message)
+            return GoogleError(501, "notImplemented", message).to_response()
+        try:
+            return await handler(request)
+        except (web.HTTPException, ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            _log.exception("%s %s failed", request.method, request.path)
+            message = f"{request.method} {request.path} failed in the local cloud: {error!r}"
+            return GoogleError(500, "backendError", message).to_response()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_loopback(host: str) -> None:
+    try:
+        fits = ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"host {host!r}: the local cloud listens on loopback only; use 127.0.0.1")
+
+
+def _reserve_port(host: str) -> socket.socket:
+    """A bound socket that never listens: its port is free on every instance's address."""
+    reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    reserved.bind((host, 0))
+    return reserved

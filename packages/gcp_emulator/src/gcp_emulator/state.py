@@ -1,0 +1,338 @@
+"""What exists in this cloud: instance templates, groups with their members, instances.
+
+Only nouns and look-ups: no HTTP and no waiting. `lifecycle` moves them, `compute` and `groups`
+show them. Names and messages are Compute Engine's.
+"""
+
+import asyncio
+import base64
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from gcp_emulator import catalog
+from gcp_emulator.replies import GoogleError, Json
+
+NAME_PATTERN = r"(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)"
+"""What Compute Engine's names must match (RFC 1035)."""
+
+GROUP_LIMIT = 1_000
+"""Most instances of one zonal group."""
+
+_FIRST_ADDRESS = int(ipaddress.IPv4Address("127.1.0.1"))
+
+
+class Machine(Protocol):
+    """The computer behind an instance (`gcp_emulator.vm.Vm` is one)."""
+
+    guest_attributes: dict[str, dict[str, str]]
+    serial: bytearray
+
+    async def boot(self) -> None:
+        """Start it; returns when its SSH server is up."""
+
+    async def shutdown(self, grace: float) -> None:
+        """Stop it, with `grace` seconds for what runs on it."""
+
+    def update_metadata(self, metadata: "dict[str, str]") -> None:
+        """Tell it its new metadata."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Template:
+    """A global instance template."""
+
+    name: str
+    id: str
+    created: str
+    description: str
+    properties: Json
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Instance:
+    """An instance, from its creation until it is gone."""
+
+    name: str
+    zone: str
+    id: str
+    created: str
+    template: Template
+    machine_type: str
+    address: str
+    metadata: dict[str, str]
+    labels: dict[str, str]
+    token: str
+    """The access token that its metadata server gives away; it opens nothing."""
+    status: str = "PROVISIONING"
+    started: str | None = None
+    preempted: bool = False
+    machine: Machine | None = None
+    booting: asyncio.Task[None] | None = None
+    ending: asyncio.Task[None] | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and replaced, whenever what its metadata server tells has changed."""
+
+    @property
+    def occupies(self) -> bool:
+        """Whether it takes a place of the zone's capacity."""
+        return self.status != "TERMINATED"
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Member:
+    """A group's wish for one instance, with the instance once there is one."""
+
+    name: str
+    template: Template
+    preserved: dict[str, str] | None = None
+    """Metadata of its per-instance configuration; None without one."""
+    action: str = "CREATING"
+    instance: Instance | None = None
+    errors: list[Json] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Group:
+    """A zonal managed instance group."""
+
+    name: str
+    zone: str
+    id: str
+    created: str
+    description: str
+    base_instance_name: str
+    template: Template
+    target_size: int
+    all_metadata: dict[str, str]
+    all_labels: dict[str, str]
+    repair: bool
+    settings: Json
+    """Members of the resource that are kept and shown, but mean nothing here."""
+    revision: int = 1
+    members: dict[str, Member] = field(default_factory=dict)
+    errors: deque[Json] = field(default_factory=lambda: deque(maxlen=1_000))
+    deleting: bool = False
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with whatever `patch` can change."""
+        seen = [self.revision, self.target_size, self.template.id, self.repair]
+        return fingerprint(seen)
+
+
+class State:
+    """Everything that exists, by name.
+
+    Args:
+        project: The only project there is.
+        zone: The zone that people are told of; the catalog's others exist too.
+        templates_file: Where templates outlive the cloud; None keeps them in memory only.
+    """
+
+    def __init__(self, *, project: str, zone: str, templates_file: Path | None = None) -> None:
+        check_name("project", project)
+        self.project = project
+        self.project_number = str(100_000_000_000 + _digest(project) % 900_000_000_000)
+        self.zone = zone
+        self.zones = catalog.zones(zone)
+        self.base = "http://127.0.0.1/compute/v1"
+        self.instances: dict[tuple[str, str], Instance] = {}
+        self.groups: dict[tuple[str, str], Group] = {}
+        self.templates: dict[str, Template] = {}
+        self._templates_file = templates_file
+        self._by_address: dict[str, Instance] = {}
+        self._free_addresses: deque[str] = deque()
+        self._addresses_given = 0
+        self._load_templates()
+
+    @property
+    def root(self) -> str:
+        """The URL of the project."""
+        return f"{self.base}/projects/{self.project}"
+
+    def check_project(self, project: str) -> None:
+        """Refuse another project than ours."""
+        if project not in (self.project, self.project_number):
+            raise not_found(f"projects/{project}")
+
+    def check_zone(self, zone: str) -> None:
+        """Refuse a zone that is not in the catalog."""
+        if zone not in self.zones:
+            raise invalid("zone", zone, "Unknown zone.")
+
+    def path(self, zone: str | None, collection: str, name: str) -> str:
+        """A resource's path, as error messages tell it: ``projects/p/zones/z/instances/i``."""
+        scope = f"zones/{zone}" if zone else "global"
+        return f"projects/{self.project}/{scope}/{collection}/{name}"
+
+    def link(self, zone: str | None, collection: str, name: str) -> str:
+        """A resource's URL."""
+        return f"{self.base}/{self.path(zone, collection, name)}"
+
+    def template(self, name: str) -> Template:
+        """The template of this name, or 404."""
+        found = self.templates.get(name)
+        if found is None:
+            raise not_found(self.path(None, "instanceTemplates", name))
+        return found
+
+    def template_at(self, url: str, where: str) -> Template:
+        """The template that a full or partial URL names.
+
+        Raises:
+            GoogleError: 400 for what is no such URL, 404 for a template that does not exist.
+        """
+        found = re.search(r"(?:^|/)global/instanceTemplates/([^/]+)$", url)
+        if found is None:
+            raise invalid(where, url, "The URL is malformed.")
+        return self.template(found[1])
+
+    def group(self, zone: str, name: str) -> Group:
+        """The group of this name, or 404."""
+        found = self.groups.get((zone, name))
+        if found is None:
+            raise not_found(self.path(zone, "instanceGroupManagers", name))
+        return found
+
+    def instance(self, zone: str, name: str) -> Instance:
+        """The instance of this name, or 404."""
+        found = self.instances.get((zone, name))
+        if found is None:
+            raise not_found(self.path(zone, "instances", name))
+        return found
+
+    def instance_at(self, address: str) -> Instance | None:
+        """The instance that has this address."""
+        return self._by_address.get(address)
+
+    def group_of(self, instance: Instance) -> tuple[Group, Member] | None:
+        """The group and the member that this instance belongs to."""
+        creator = instance.metadata.get("created-by", "")
+        group = self.groups.get((instance.zone, creator.rpartition("/")[2]))
+        member = group.members.get(instance.name) if group else None
+        if group is None or member is None or member.instance is not instance:
+            return None
+        return group, member
+
+    def users_of(self, template: Template) -> Iterator[Group]:
+        """The groups that need this template."""
+        for group in self.groups.values():
+            used = {group.template.id, *(member.template.id for member in group.members.values())}
+            if template.id in used:
+                yield group
+
+    def add_instance(self, instance: Instance) -> None:
+        """Take in a new instance."""
+        self.instances[instance.zone, instance.name] = instance
+        self._by_address[instance.address] = instance
+
+    def remove_instance(self, instance: Instance) -> None:
+        """Forget an instance; its address is given to another later."""
+        if self.instances.get((instance.zone, instance.name)) is instance:
+            del self.instances[instance.zone, instance.name]
+        if self._by_address.pop(instance.address, None) is not None:
+            self._free_addresses.append(instance.address)
+
+    def take_address(self) -> str:
+        """A loopback address that no instance has: 127.1.0.1 and upward, freed ones later."""
+        if len(self._free_addresses) > GROUP_LIMIT:
+            return self._free_addresses.popleft()
+        while True:
+            address = ipaddress.IPv4Address(_FIRST_ADDRESS + self._addresses_given)
+            self._addresses_given += 1
+            if address.packed[1] > 200:
+                self._addresses_given = 0
+            if address.packed[3] not in (0, 255) and str(address) not in self._by_address:
+                return str(address)
+
+    def add_template(self, template: Template) -> None:
+        """Take in a new template, and keep it on disk."""
+        self.templates[template.name] = template
+        self._save_templates()
+
+    def remove_template(self, template: Template) -> None:
+        """Forget a template, also on disk."""
+        del self.templates[template.name]
+        self._save_templates()
+
+    def _load_templates(self) -> None:
+        if self._templates_file is None or not self._templates_file.exists():
+            return
+        for entry in json.loads(self._templates_file.read_text()):
+            template = Template(**entry)
+            self.templates[template.name] = template
+
+    def _save_templates(self) -> None:
+        if self._templates_file is None:
+            return
+        members = ("name", "id", "created", "description", "properties")
+        entries = [{key: getattr(t, key) for key in members} for t in self.templates.values()]
+        write_atomically(self._templates_file, json.dumps(entries, indent=1))
+
+
+def check_name(where: str, name: object, pattern: str = NAME_PATTERN) -> str:
+    """A resource's name, if Compute Engine would take it.
+
+    Raises:
+        GoogleError: 400 ``invalid`` with Google's sentence.
+    """
+    if not isinstance(name, str) or not re.fullmatch(pattern, name):
+        shown = name if isinstance(name, str) else ""
+        raise invalid(where, shown, f"Must be a match of regex '{pattern}'")
+    return name
+
+
+def invalid(where: str, value: object, why: str) -> GoogleError:
+    """400: a field's value is not accepted."""
+    return GoogleError(400, "invalid", f"Invalid value for field '{where}': '{value}'. {why}")
+
+
+def not_found(path: str) -> GoogleError:
+    """404: a resource does not exist."""
+    return GoogleError(404, "notFound", f"The resource '{path}' was not found")
+
+
+def already_exists(path: str) -> GoogleError:
+    """409: a resource of this name exists."""
+    return GoogleError(409, "alreadyExists", f"The resource '{path}' already exists")
+
+
+def new_id() -> str:
+    """A resource's id: uint64, as a string."""
+    return str((1 << 60) + secrets.randbelow(7 << 60))
+
+
+def now() -> str:
+    """This moment as Compute Engine writes it: RFC 3339 with milliseconds."""
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
+
+
+def fingerprint(value: object) -> str:
+    """A fingerprint (base64 of eight bytes) of a JSON value."""
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+    return base64.b64encode(digest[:8]).decode()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file, so that a reader sees the old text or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
