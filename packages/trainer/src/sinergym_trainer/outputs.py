@@ -164,7 +164,7 @@ class Uploader:
 
     def _send(self, bucket: Any, path: str, stop: Callable[[], bool]) -> str | None:
         """Upload one file; returns why it failed."""
-        from google.cloud.storage.retry import DEFAULT_RETRY
+        from google.api_core.retry import Retry
 
         if stop():
             return "there was no time left"
@@ -178,11 +178,17 @@ class Uploader:
                 blob = bucket.blob(self.object_name(path))
                 if status.st_size > CHUNK:
                     blob.chunk_size = CHUNK
+                retry = Retry(
+                    predicate=lambda error: _is_passing(error) and not stop(),
+                    initial=0.5,
+                    maximum=8.0,
+                    timeout=30.0,
+                )
                 # So many bytes as there were: what is appended meanwhile is the next pass's.
                 blob.upload_from_file(
                     file,
                     size=status.st_size,
-                    retry=DEFAULT_RETRY.with_timeout(20),
+                    retry=retry,
                     timeout=(5, 60),
                 )
         except FileNotFoundError:
@@ -212,6 +218,16 @@ def _can_be_named(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return len(encoded) <= 1024 and all(sign.isprintable() or sign == " " for sign in name)
+
+
+def _is_passing(error: Exception) -> bool:
+    # https://cloud.google.com/storage/docs/retry-strategy; sending a file again does no harm here.
+    import requests
+
+    code = getattr(error, "code", None)
+    if isinstance(code, int):
+        return code in {408, 429} or code >= 500
+    return isinstance(error, ConnectionError | requests.ConnectionError | requests.Timeout)
 
 
 def _one_line(error: Exception) -> str:

@@ -418,9 +418,10 @@ class Keeper:
             if blob is None:
                 self._generation = 0
                 return None
+            generation = int(blob.generation)  # the download may forget it
             try:
                 content = blob.download_as_bytes(
-                    if_generation_match=blob.generation, retry=None, timeout=(5, 20)
+                    if_generation_match=generation, retry=None, timeout=(5, 20)
                 )
             except NotFound:  # replaced in between: that generation is gone
                 continue
@@ -428,7 +429,7 @@ class Keeper:
                 if _is_lost_race(error):
                     continue
                 raise
-            self._generation = int(blob.generation)
+            self._generation = generation
             return parse_record(content)
         raise ConnectionError("the record changes faster than it can be read")
 
