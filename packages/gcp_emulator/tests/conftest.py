@@ -53,6 +53,7 @@ class StandIn:
 
     instance: Instance
     gate: asyncio.Event
+    exit: asyncio.Event
     record: Callable[[str], None]
     guest_attributes: dict[str, dict[str, str]] = field(default_factory=dict)
     serial: bytearray = field(default_factory=bytearray)
@@ -67,8 +68,9 @@ class StandIn:
         self.record("ssh")
 
     async def shutdown(self, grace: float) -> None:
-        """Go at once."""
+        """Go when the exit is open."""
         self.graces.append(grace)
+        await self.exit.wait()
 
     def update_metadata(self, metadata: dict[str, str]) -> None:
         """Remember it."""
@@ -77,14 +79,15 @@ class StandIn:
 
 @dataclass(eq=False)
 class Machines:
-    """All stand-ins that were made, oldest first; `gate` lets them boot."""
+    """All stand-ins that were made, oldest first; `gate` lets them boot, `exit` lets them go."""
 
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    exit: asyncio.Event = field(default_factory=asyncio.Event)
     made: list[StandIn] = field(default_factory=list)
 
     def __call__(self, instance: Instance, record: Callable[[str], None]) -> StandIn:
         """Make one."""
-        machine = StandIn(instance=instance, gate=self.gate, record=record)
+        machine = StandIn(instance=instance, gate=self.gate, exit=self.exit, record=record)
         self.made.append(machine)
         return machine
 
@@ -265,6 +268,7 @@ def machines() -> Machines:
     """Machines that boot at once."""
     machines = Machines()
     machines.gate.set()
+    machines.exit.set()
     return machines
 
 
