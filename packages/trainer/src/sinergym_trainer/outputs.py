@@ -68,7 +68,7 @@ def upload_tree(folder: Path, bucket: str, prefix: str) -> Uploaded:
     """
     uploader = Uploader(lambda: connect(bucket), folder, {"": f"{prefix.strip('/')}/"})
     failed: Mapping[str, str] = {}
-    for pause in (1, 2, 4, 8, 0):
+    for pause in (1, 2, 0):  # passing trouble has been waited out for 30 s in each already
         failed = uploader.sync().failed
         if not failed:
             return uploader.total

@@ -14,13 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import google_crc32c
 import pytest
 from aiohttp import web
 
-Found = TypeVar("Found")
 ZONE = "projects/12345/zones/europe-west1-b"
 RUNNER = Path(sys.executable).parent / "sinergym-runner"
 
@@ -32,9 +31,15 @@ class Cloud:
         self.objects: dict[str, dict[str, Any]] = {}
         self.states: list[str] = []
         self.calls: list[tuple[str, str, Any]] = []
+        self.request_ids: list[str | None] = []
         self.failing = 0
         self.refused = 0
+        self.most_at_once = 0
+        self._at_once = 0
+        self.upload_seconds = 0.0
         self.compute_failing = 0
+        self.compute_busy = 0
+        self.forbidden = False
         self.group_size: int | None = 1
         self.preempted = "FALSE"
         self._generation = 1000
@@ -108,6 +113,10 @@ class Cloud:
             self.refused += 1
             return _error(503, "backendError", "try again")
         if path.startswith("/upload/storage/v1/b/bucket/o"):
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            await asyncio.sleep(self.upload_seconds)
+            self._at_once -= 1
             return self._upload(request, body)
         name = path.partition("/b/bucket/o/")[2]
         found = self.objects.get(name)
@@ -152,7 +161,7 @@ class Cloud:
         now = self.objects.get(name, {}).get("generation", 0)
         if match is not None and int(match) != now:
             return _error(412, "conditionNotMet", "At least one of the pre-conditions failed")
-        checksum = base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
+        checksum = _checksum(content)
         if fields.get("crc32c", checksum) != checksum:
             return _error(400, "invalid", "crc32c")
         self.put(name, content, fields.get("metadata"))
@@ -168,17 +177,23 @@ class Cloud:
         if self.compute_failing > 0:
             self.compute_failing -= 1
             return _error(503, "backendError", "try again")
+        if self.forbidden:
+            return _error(403, "forbidden", "Required 'compute.instanceGroupManagers.update'")
         content = json.loads(body) if body else None
         if "/operations/" in path:
             done = time.monotonic() >= self._operations[path.rpartition("/")[2]]
             return web.json_response({"status": "DONE" if done else "RUNNING", "name": "op"})
         self.calls.append((request.method, path, content))
+        self.request_ids.append(request.query.get("requestId"))
         if self.group_size is None and "/instanceGroupManagers/" in path:
             return _error(404, "notFound", "The resource was not found")
         if path.endswith("/deleteInstances"):
             self._loop.call_later(0.3, self._shrink)
             return self._operation(0.35)
         if request.method == "DELETE":
+            if self.compute_busy > 0:
+                self.compute_busy -= 1
+                return _error(400, "resourceInUseByAnotherResource", "being used")
             if "/instanceGroupManagers/" in path:
                 self.group_size = None
             return self._operation(0)
@@ -317,7 +332,7 @@ class Vm:
         self._out.close()
 
 
-def eventually(
+def eventually[Found](
     look: Callable[[], Found], what: str, vm: Vm | None = None, seconds: float = 20
 ) -> Found:
     """Return what `look` finds as soon as it finds something."""
@@ -362,8 +377,13 @@ def _resource(name: str, found: dict[str, Any]) -> dict[str, Any]:
         "generation": str(found["generation"]),
         "metageneration": "1",
         "size": str(len(found["content"])),
+        "crc32c": _checksum(found["content"]),
         "metadata": found["metadata"],
     }
+
+
+def _checksum(content: bytes) -> str:
+    return base64.b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
 
 
 def _error(code: int, reason: str, message: str) -> web.Response:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 GROUP = "projects/12345/zones/europe-west1-b/instanceGroupManagers/quick"
@@ -124,7 +125,7 @@ def test_submit_answers(cloud: Any, new_vm: NewVm) -> None:
     waited = time.monotonic() - vm.started
     vm.start("sleep 1; echo $((40 + 2)) 'a  b'")
     submitted = time.monotonic() - vm.started - waited
-    print(f"waiting after {waited:.3f} s, submit in {submitted:.3f} s")
+    print(f"waiting after {waited:.3f} s, submit in {submitted:.3f} s")  # noqa: T201
     again = vm.submit("sleep 1; echo $((40 + 2)) 'a  b'")
     other = vm.submit("echo", "other")
 
@@ -363,7 +364,7 @@ def test_no_vm_only_environment(cloud: Any, new_vm: NewVm) -> None:
 
 def _is_alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+        status = Path("/proc", str(pid), "stat").read_text()
+        return status.rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
