@@ -508,8 +508,8 @@ def _root_cause(error: BaseException) -> str:
         if inner is None:
             break
         error = inner
-    text = one_line(re.sub(r"<[^>]*>:? ?", "", str(error))) or type(error).__name__
-    return text.strip("()'\" ")
+    text = re.sub(r"<[^>]*>:? ?|HTTPS?Connection(?:Pool)?\([^)]*\): ?", "", str(error))
+    return one_line(text).strip("()'\" ") or type(error).__name__
 
 
 # --------------------------------------------------------------------------- operations
