@@ -1,0 +1,87 @@
+"""The command `sinergym-tui`: settings from flags, then the console."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from sinergym_tui.app import Console
+    from sinergym_tui.fleet import Fleet
+
+__all__ = ["app", "main"]
+
+app = App(
+    name="sinergym-tui",
+    help="A console for sweeps of Sinergym experiments: launch, watch, read logs, cancel.",
+    version_flags=["--version"],
+)
+
+
+@app.default
+def console(
+    *,
+    local: Annotated[bool, Parameter(negative="")] = False,
+    project: Annotated[str | None, Parameter(name=["--project", "-id"])] = None,
+    zone: Annotated[str | None, Parameter(name=["--zone", "-zo"])] = None,
+    bucket: str | None = None,
+    endpoint: str | None = None,
+    read_only: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Open the console.
+
+    Args:
+        local: Work on the local cloud; starts it, or joins the one that runs.
+        project: Project on Google Cloud.
+        zone: Zone of new sweeps.
+        bucket: Bucket of the sweeps.
+        endpoint: Another cloud than Google's, such as http://127.0.0.1:8080.
+        read_only: Look, and change nothing.
+    """
+    from gcloud_ops.errors import GcloudOpsError
+    from gcloud_ops.settings import Settings
+    from sinergym_tui.app import Console
+
+    flags = {"project": project, "zone": zone, "bucket": bucket, "endpoint": endpoint}
+    try:
+        settings = Settings.load(flags=flags)
+    except GcloudOpsError as error:
+        print(f"sinergym-tui: {error}", file=sys.stderr)
+        return 2
+
+    def connect(tell: Callable[[str], None]) -> "Fleet":
+        from sinergym_tui.fleet import Fleet
+
+        chosen = settings
+        if local:
+            tell("starting the local cloud …")
+            from gcloud_ops.local import local_settings
+
+            chosen = local_settings(settings)
+        tell("connecting …")
+        return Fleet.connect(chosen, read_only=read_only)
+
+    return _run(Console(connect, read_only=read_only, folder=Path.cwd()))
+
+
+def _run(console: "Console") -> int:
+    import asyncio
+
+    # `asyncio.run` would wait for the threads that are asking the cloud just now, for a minute
+    # where it doesn't answer. The terminal is given back before; nobody should wait after that.
+    code = console.run(loop=asyncio.new_event_loop())
+    return console.return_code or 0 if code is None else code
+
+
+def main() -> None:
+    """Entry point of `sinergym-tui`."""
+    code = app(result_action="return_value")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread is not threading.main_thread() for thread in threading.enumerate()):
+        os._exit(code if isinstance(code, int) else 0)
+    sys.exit(code)

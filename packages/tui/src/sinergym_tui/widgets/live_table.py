@@ -1,0 +1,297 @@
+"""A table for rows that change all the time.
+
+Textual's DataTable renders every visible cell again when one changes (0.1 s on a large terminal).
+This one keeps a rendered strip for each row and paints only the lines whose cells are different.
+Its cells are plain text: nothing in them is read as markup.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from rich.cells import cell_len, set_cell_size
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.reactive import reactive
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from sinergym_tui.rows import Cell, Column, fit_columns
+
+__all__ = ["LiveTable"]
+
+type Row = tuple[str, tuple[Cell, ...]]
+"""A key, and the cells in the order of the columns."""
+
+_TONES = ("good", "bad", "busy", "waiting", "muted", "strong", "plain")
+
+
+class LiveTable(ScrollView, can_focus=True):
+    """Rows with keys, a cursor that stays with its key, columns that fit the width.
+
+    Args:
+        columns: All columns; those of the highest ranks are left out where there is no room.
+        placeholder: What is said while there are no rows.
+        id: The widget's id.
+    """
+
+    DEFAULT_CSS = """
+    LiveTable {
+        background: $surface;
+        scrollbar-size-vertical: 1;
+        scrollbar-size-horizontal: 0;
+        overflow-x: hidden;
+        & > .live-table--header { color: $foreground 60%; text-style: bold; }
+        & > .live-table--cursor { background: $primary 25%; color: $foreground; }
+        &:focus > .live-table--cursor {
+            background: $block-cursor-background; color: $block-cursor-foreground;
+            text-style: bold;
+        }
+        & > .live-table--good { color: $text-success; }
+        & > .live-table--bad { color: $text-error; text-style: bold; }
+        & > .live-table--busy { color: $text-primary; }
+        & > .live-table--waiting { color: $text-warning; }
+        & > .live-table--muted { color: $foreground 60%; }
+        & > .live-table--strong { color: $foreground; text-style: bold; }
+        & > .live-table--plain { color: $foreground; }
+        &.-stale > .live-table--good, &.-stale > .live-table--bad, &.-stale > .live-table--busy,
+        &.-stale > .live-table--waiting, &.-stale > .live-table--muted,
+        &.-stale > .live-table--strong, &.-stale > .live-table--plain {
+            color: $foreground 40%; text-style: italic;
+        }
+    }
+    """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "live-table--header",
+        "live-table--cursor",
+        *(f"live-table--{tone}" for tone in _TONES),
+    }
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "Up", show=False),
+        Binding("down,j", "move(1)", "Down", show=False),
+        Binding("pageup", "page(-1)", "Page up", show=False),
+        Binding("pagedown", "page(1)", "Page down", show=False),
+        Binding("home,g", "move(-1000000)", "First", show=False),
+        Binding("end,G", "move(1000000)", "Last", show=False),
+        Binding("enter", "choose", "Open", show=False),
+    ]
+
+    cursor = reactive(0, repaint=False)
+    """Index of the row with the cursor."""
+
+    @dataclass
+    class Highlighted(Message):
+        """The cursor has come to another row; "" when there is none left."""
+
+        table: "LiveTable"
+        key: str
+
+        @property
+        def control(self) -> "LiveTable":
+            """The table."""
+            return self.table
+
+    @dataclass
+    class Chosen(Message):
+        """A row was chosen, with Enter or a double click."""
+
+        table: "LiveTable"
+        key: str
+
+        @property
+        def control(self) -> "LiveTable":
+            """The table."""
+            return self.table
+
+    def __init__(
+        self, columns: tuple[Column, ...], *, placeholder: str = "", id: str | None = None
+    ) -> None:
+        super().__init__(id=id)
+        self._columns = columns
+        self._placeholder = placeholder
+        self._rows: list[Row] = []
+        self._strips: dict[int, Strip] = {}
+        self._layout: tuple[tuple[int, int], ...] = ()
+        self._widths = {column.key: column.width for column in columns}
+        self._told = ""
+        self.lines_painted = 0
+        """How many lines were rendered so far; what measures the painting."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The rows' keys, from top to bottom."""
+        return tuple(key for key, _ in self._rows)
+
+    @property
+    def key(self) -> str:
+        """The key of the row with the cursor, "" where there is none."""
+        return self._rows[self.cursor][0] if self.cursor < len(self._rows) else ""
+
+    def show(self, rows: Sequence[Row], *, key: str = "") -> None:
+        """Show these rows; only lines that differ are painted again.
+
+        Args:
+            rows: From top to bottom.
+            key: Put the cursor there; "" keeps it where it is.
+        """
+        key = key or self.key
+        old, self._rows = self._rows, list(rows)
+        if len(old) == len(rows):
+            for index, (before, after) in enumerate(zip(old, rows, strict=True)):
+                if before != after:
+                    self._repaint_row(index)
+        else:
+            self._strips.clear()
+            self.virtual_size = Size(self.size.width, len(rows) + 1)
+            self.refresh()
+        found = next((index for index, row in enumerate(rows) if row[0] == key), None)
+        self.cursor = min(self.cursor, max(0, len(rows) - 1)) if found is None else found
+        self._tell()
+
+    def set_width(self, column: str, width: int) -> None:
+        """Give a column another width, as for names that are longer than most."""
+        if self._widths[column] != width:
+            self._widths[column] = width
+            self._lay_out()
+
+    def set_placeholder(self, text: str) -> None:
+        """Say something else while there are no rows."""
+        self._placeholder = text
+        if not self._rows:
+            self.refresh()
+
+    def set_stale(self, is_stale: bool) -> None:
+        """Show that what is shown is old, or that it isn't any more."""
+        if self.has_class("-stale") != is_stale:
+            self.set_class(is_stale, "-stale")
+            self._strips.clear()
+            self.refresh()
+
+    # ------------------------------------------------------------------ cursor
+
+    def action_move(self, rows: int) -> None:
+        """Move the cursor by so many rows."""
+        self.cursor = max(0, min(len(self._rows) - 1, self.cursor + rows))
+
+    def action_page(self, pages: int) -> None:
+        """Move the cursor by so many pages."""
+        self.action_move(pages * max(1, self.size.height - 2))
+
+    def action_choose(self) -> None:
+        """Choose the row with the cursor."""
+        if self.key:
+            self.post_message(self.Chosen(self, self.key))
+
+    def watch_cursor(self, before: int, after: int) -> None:
+        """Paint the two rows, and keep the cursor in sight."""
+        self._repaint_row(before)
+        self._repaint_row(after)
+        # The header lies over the first line of the viewport.
+        self.scroll_to_region(
+            Region(0, after, 1, 2), animate=False, force=True, x_axis=False, immediate=True
+        )
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.key != self._told:
+            self._told = self.key
+            self.post_message(self.Highlighted(self, self.key))
+
+    def on_click(self, event: events.Click) -> None:
+        """Put the cursor on the row; twice: choose it."""
+        offset = event.get_content_offset(self)
+        if offset is None or offset.y == 0:
+            return
+        index = offset.y - 1 + self.scroll_offset.y
+        if index < len(self._rows):
+            self.cursor = index
+            if event.chain == 2:
+                self.action_choose()
+
+    # ---------------------------------------------------------------- painting
+
+    def on_resize(self) -> None:
+        """Choose the columns anew."""
+        self._lay_out()
+
+    def on_focus(self) -> None:
+        """The cursor has another colour now."""
+        self._repaint_row(self.cursor)
+
+    def on_blur(self) -> None:
+        """The cursor has another colour now."""
+        self._repaint_row(self.cursor)
+
+    def notify_style_update(self) -> None:
+        """Another theme: everything has other colours."""
+        super().notify_style_update()
+        self._strips.clear()
+
+    def render_line(self, y: int) -> Strip:
+        """The header, then the rows from where it is scrolled to."""
+        width = self.size.width
+        if y == 0:
+            return self._header(width)
+        index = y - 1 + self.scroll_offset.y
+        if index >= len(self._rows):
+            text = self._placeholder if not self._rows and y == 1 else ""
+            style = self.rich_style + self._letters("live-table--muted")
+            return Strip([Segment(_fit(f" {text}", width), style)], width)
+        if (strip := self._strips.get(index)) is None:
+            strip = self._strips[index] = self._row(index, width)
+            self.lines_painted += 1
+        return strip
+
+    def _lay_out(self) -> None:
+        columns = tuple(replace(each, width=self._widths[each.key]) for each in self._columns)
+        self._layout = fit_columns(columns, self.size.width - 2)
+        self.virtual_size = Size(self.size.width, len(self._rows) + 1)
+        self._strips.clear()
+        self.refresh()
+
+    def _repaint_row(self, index: int) -> None:
+        self._strips.pop(index, None)
+        self.refresh_line(index + 1)
+
+    def _header(self, width: int) -> Strip:
+        style = self.rich_style + self._letters("live-table--header")
+        titles = [
+            _fit(self._columns[position].title, size, is_right=self._columns[position].is_right)
+            for position, size in self._layout
+        ]
+        return Strip([Segment(_fit(f"  {' '.join(titles)}", width), style)], width)
+
+    def _row(self, index: int, width: int) -> Strip:
+        cells = self._rows[index][1]
+        has_cursor = index == self.cursor
+        row_style = self.rich_style
+        if has_cursor:
+            row_style = self.get_component_rich_style("live-table--cursor")
+        segments = [Segment("› " if has_cursor else "  ", row_style)]
+        for position, size in self._layout:
+            cell = cells[position]
+            text = _fit(cell.text, size, is_right=self._columns[position].is_right)
+            style = row_style
+            if not (has_cursor and self.has_focus):
+                style += self._letters(f"live-table--{cell.tone or 'plain'}")
+            segments += [Segment(text, style), Segment(" ", row_style)]
+        return Strip(segments).adjust_cell_length(width, row_style)
+
+    def _letters(self, name: str) -> Style:
+        """A component's colour of letters, blended with the table's ground, without the ground."""
+        style = self.get_component_rich_style(name)
+        return Style(color=style.color, bold=style.bold, italic=style.italic)
+
+
+def _fit(text: str, width: int, *, is_right: bool = False) -> str:
+    """Exactly so many cells, cut with an ellipsis."""
+    size = len(text) if text.isascii() else cell_len(text)
+    if size > width:
+        return set_cell_size(text, width - 1) + "…" if width > 0 else ""
+    return " " * (width - size) + text if is_right else text + " " * (width - size)
