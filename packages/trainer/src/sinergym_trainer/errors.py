@@ -1,0 +1,27 @@
+"""What can go wrong in a training, as exceptions.
+
+TrainerError            the root: one line for people, and an exit code
+├── InvalidOptions      bad input: nothing was started (exit code 2)
+├── EnergyPlusMissing   the simulator's wheels are not installed here
+└── EvaluationFailed    the evaluation's process broke; training goes on without it
+"""
+
+
+class TrainerError(Exception):
+    """A failure that one line explains; `exit_code` is what `sinergym-train` ends with."""
+
+    exit_code = 1
+
+
+class InvalidOptions(TrainerError):
+    """An option, or options together, that make no training; nothing was started."""
+
+    exit_code = 2
+
+
+class EnergyPlusMissing(TrainerError):
+    """EnergyPlus cannot be found in this Python."""
+
+
+class EvaluationFailed(TrainerError):
+    """The evaluation's process ended, or its environment failed."""
