@@ -167,10 +167,10 @@ def wipe(*, folder: Folder = None) -> int:
     return 0
 
 
-def main() -> None:
-    """Run the command."""
+def main(words: list[str] | None = None) -> None:
+    """Run the command with these words, or the process's own; leaves by SystemExit."""
     try:
-        code = app(exit_on_error=False, print_error=True, result_action="return_value")
+        code = app(words, exit_on_error=False, print_error=True, result_action="return_value")
     except CycloptsError:
         sys.exit(2)
     except KeyboardInterrupt:

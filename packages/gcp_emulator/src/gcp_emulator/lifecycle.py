@@ -327,10 +327,13 @@ class Lifecycle:
 
     async def _end(self, instance: Instance, grace: float, *, keep: bool = False) -> None:
         """End an instance, once; later callers wait for the same end."""
-        if instance.ending is None or (instance.ending.done() and instance.status == "TERMINATED"):
+        if instance.gone:
+            return
+        if instance.ending is None or (instance.ending.done() and not keep):
             instance.ending = asyncio.create_task(self._shut_down(instance, grace, keep=keep))
         await asyncio.shield(instance.ending)
-        if not keep and instance.status == "TERMINATED":
+        if not keep:
+            # What was only stopped, by a preemption, is removed now.
             await self._end(instance, grace)
 
     async def _shut_down(self, instance: Instance, grace: float, *, keep: bool) -> None:
@@ -361,6 +364,7 @@ class Lifecycle:
             await asyncio.to_thread(shutil.rmtree, disk, ignore_errors=True)
 
     def _remove(self, instance: Instance) -> None:
+        instance.gone = True
         self._state.remove_instance(instance)
         if (timeline := self.timelines.get(instance.id)) is not None:
             timeline.record("gone")

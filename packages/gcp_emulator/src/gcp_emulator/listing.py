@@ -119,7 +119,7 @@ def _text(value: object) -> str | None:
 
 def _decode(token: str) -> str:
     try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
+        return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
     except ValueError as error:
         raise GoogleError(
             400, "invalid", f"Invalid value for field 'pageToken': '{token}'."

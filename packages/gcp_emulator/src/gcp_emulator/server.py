@@ -149,16 +149,7 @@ class LocalCloud:
         Raises:
             OSError: The port is taken.
         """
-        import importlib.util
-
-        if importlib.util.find_spec("gcp_emulator.storage"):
-            from gcp_emulator.storage import Storage
-        else:
-
-            class Storage:
-                def __init__(self, f): ...
-                def add_routes(self, app): ...
-                async def close(self): ...
+        from gcp_emulator.storage import Storage
 
         self.folder.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(shutil.rmtree, self._disks, ignore_errors=True)

@@ -77,6 +77,7 @@ class Instance:
     status: str = "PROVISIONING"
     started: str | None = None
     preempted: bool = False
+    gone: bool = False
     machine: Machine | None = None
     booting: asyncio.Task[None] | None = None
     ending: asyncio.Task[None] | None = None
