@@ -1,0 +1,710 @@
+"""Buckets and objects on disk, with an index in memory: what Cloud Storage keeps.
+
+Layout: ``buckets/NAME/bucket.json``, ``buckets/NAME/objects/HASH.json`` (what is known of an object;
+its name is only inside the file, so no name can lead anywhere), ``content/ID`` (bytes, never
+changed). A file appears whole, by renaming. Whatever is done to an object happens between two
+awaits, so that a precondition that held still holds when the change is made.
+"""
+
+import base64
+import bisect
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import google_crc32c
+
+from gcp_emulator.replies import GoogleError, Json
+
+METADATA_LIMIT: Final = 8 * 1024
+"""Bytes of an object's custom metadata, keys and values together."""
+
+_MULTI_REGIONS = ("ASIA", "EU", "US")
+_DUAL_REGIONS = ("ASIA1", "EUR4", "EUR5", "EUR7", "EUR8", "NAM4")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """Bytes that were written, not yet an object's."""
+
+    path: Path
+    size: int
+    md5: str
+    crc32c: str
+
+
+class Writing:
+    """Bytes on their way to disk, with their checksums.
+
+    Args:
+        folder: Where the file is made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.size = 0
+        self._path = folder / secrets.token_hex(16)
+        self._file: BinaryIO | None = self._path.open("wb")
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._crc32c = 0
+
+    def write(self, data: bytes) -> None:
+        """Add bytes."""
+        assert self._file is not None  # noqa: S101
+        self._file.write(data)
+        self._md5.update(data)
+        self._crc32c = google_crc32c.extend(self._crc32c, data)
+        self.size += len(data)
+
+    def finish(self) -> Content:
+        """All was written."""
+        assert self._file is not None  # noqa: S101
+        self._file.close()
+        self._file = None
+        return Content(
+            path=self._path,
+            size=self.size,
+            md5=base64.b64encode(self._md5.digest()).decode(),
+            crc32c=base64.b64encode(self._crc32c.to_bytes(4)).decode(),
+        )
+
+    def discard(self) -> None:
+        """Forget it, finished or not, unless the content has become an object's."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._path.unlink(missing_ok=True)
+
+
+@dataclass(slots=True, eq=False)
+class StoredObject:
+    """One object: what Google says of it (without links), and the file of its bytes."""
+
+    resource: Json
+    content: str
+
+    @property
+    def generation(self) -> int:
+        """Grows with each new content."""
+        return int(self.resource["generation"])
+
+    @property
+    def metageneration(self) -> int:
+        """Grows with each change of the metadata of one generation."""
+        return int(self.resource["metageneration"])
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return int(self.resource["size"])
+
+
+@dataclass(slots=True, eq=False)
+class Bucket:
+    """One bucket, its IAM policy and its objects, sorted by name."""
+
+    resource: Json
+    policy: Json
+    objects: dict[str, StoredObject] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.resource["name"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """Preconditions of a request; None where there is none.
+
+    https://cloud.google.com/storage/docs/request-preconditions
+    """
+
+    generation: int | None = None
+    not_generation: int | None = None
+    metageneration: int | None = None
+    not_metageneration: int | None = None
+
+    def check(self, current: StoredObject | None, *, reading: bool = False) -> None:
+        """Compare with what is there; no object has generation 0.
+
+        Raises:
+            GoogleError: 412 ``conditionNotMet``; 304 for a "not match" of a reader.
+        """
+        generation = current.generation if current else 0
+        metageneration = current.metageneration if current else 0
+        if (self.generation is not None and self.generation != generation) or (
+            self.metageneration is not None and self.metageneration != metageneration
+        ):
+            raise _condition_not_met()
+        if self.not_generation == generation or (
+            current is not None and self.not_metageneration == metageneration
+        ):
+            if reading:
+                raise GoogleError(304, "notModified", "Not Modified")
+            raise _condition_not_met()
+
+
+class ObjectStore:
+    """All buckets of the local cloud.
+
+    Args:
+        folder: Where they are kept; what is there already is read.
+        mutation_limit: Changes a second that one object bears; None for no limit.
+    """
+
+    def __init__(self, folder: Path, *, mutation_limit: float | None = None) -> None:
+        self.mutation_limit = mutation_limit
+        self._buckets_folder = folder / "buckets"
+        self._content_folder = folder / "content"
+        self._buckets_folder.mkdir(parents=True, exist_ok=True)
+        self._content_folder.mkdir(exist_ok=True)
+        self._buckets: dict[str, Bucket] = {}
+        self._last_generation = 0
+        self._mutated: dict[tuple[str, str], float] = {}
+        self._load()
+
+    # ---------------------------------------------------------------- buckets
+
+    def bucket(self, name: str) -> Bucket:
+        """The bucket of that name.
+
+        Raises:
+            GoogleError: 404.
+        """
+        try:
+            return self._buckets[name]
+        except KeyError:
+            raise GoogleError(404, "notFound", "The specified bucket does not exist.") from None
+
+    def buckets(self, project: str, prefix: str) -> list[Bucket]:
+        """A project's buckets by name."""
+        return [
+            bucket
+            for name, bucket in sorted(self._buckets.items())
+            if bucket.policy["project"] == project and name.startswith(prefix)
+        ]
+
+    def insert_bucket(self, project: str, wanted: Json) -> Bucket:
+        """Make a bucket.
+
+        Raises:
+            GoogleError: 400 for a name that Google would refuse, 409 when it exists.
+        """
+        name = wanted.get("name")
+        if not isinstance(name, str) or not _valid_bucket_name(name):
+            raise GoogleError(400, "invalid", f"Invalid bucket name: '{name}'")
+        if name in self._buckets:
+            raise GoogleError(
+                409, "conflict", "You already own this bucket. Please select another name."
+            )
+        now = _now()
+        location = str(wanted.get("location") or "US").upper()
+        kind = "multi-region" if location in _MULTI_REGIONS else "region"
+        kind = "dual-region" if location in _DUAL_REGIONS else kind
+        resource: Json = {
+            "kind": "storage#bucket",
+            "id": name,
+            "name": name,
+            "projectNumber": _project_number(project),
+            "location": location,
+            "locationType": kind,
+            "storageClass": wanted.get("storageClass") or "STANDARD",
+            "generation": str(self._next_generation()),
+            "metageneration": "1",
+            "timeCreated": now,
+            "updated": now,
+            "softDeletePolicy": {"retentionDurationSeconds": "604800", "effectiveTime": now},
+            "iamConfiguration": {},
+            **({} if kind == "region" else {"rpo": "DEFAULT"}),
+        }
+        bucket = Bucket(resource, {"project": project, "bindings": _owners(project), "version": 1})
+        _merge(resource, {key: wanted[key] for key in _BUCKET_FIELDS if key in wanted})
+        _complete_iam(resource, now)
+        (self._buckets_folder / name / "objects").mkdir(parents=True)
+        self._buckets[name] = bucket
+        self._save_bucket(bucket)
+        return bucket
+
+    def patch_bucket(self, bucket: Bucket, changes: Json, *, whole: bool) -> None:
+        """Change a bucket; `whole` replaces what can be changed, else it is merged."""
+        if whole:
+            for key in _BUCKET_FIELDS:
+                if key not in ("iamConfiguration", "storageClass"):
+                    bucket.resource.pop(key, None)
+        _merge(bucket.resource, {key: changes[key] for key in _BUCKET_FIELDS if key in changes})
+        _complete_iam(bucket.resource, _now())
+        self._touch_bucket(bucket)
+
+    def delete_bucket(self, bucket: Bucket) -> None:
+        """Delete an empty bucket.
+
+        Raises:
+            GoogleError: 409 when it has objects.
+        """
+        if bucket.names:
+            raise GoogleError(409, "conflict", "The bucket you tried to delete is not empty.")
+        del self._buckets[bucket.name]
+        folder = self._buckets_folder / bucket.name
+        (folder / "bucket.json").unlink(missing_ok=True)
+        with suppress(OSError):
+            (folder / "objects").rmdir()
+            folder.rmdir()
+
+    def set_policy(self, bucket: Bucket, policy: Json) -> None:
+        """Replace the IAM policy.
+
+        Raises:
+            GoogleError: 412 when the etag is not the current one's.
+        """
+        etag = policy.get("etag")
+        if etag and etag != policy_etag(bucket):
+            raise _condition_not_met()
+        bindings = policy.get("bindings", [])
+        if not isinstance(bindings, list):
+            raise GoogleError(400, "invalid", "Invalid argument: bindings")
+        bucket.policy["bindings"] = bindings
+        bucket.policy["version"] = policy.get("version", 1)
+        self._touch_bucket(bucket)
+
+    # ---------------------------------------------------------------- objects
+
+    def find(self, bucket: Bucket, name: str, generation: int | None = None) -> StoredObject:
+        """An object, perhaps of a certain generation.
+
+        Raises:
+            GoogleError: 404.
+        """
+        found = bucket.objects.get(name)
+        if found is None or generation not in (None, found.generation):
+            tail = f"#{generation}" if generation is not None else ""
+            raise GoogleError(404, "notFound", f"No such object: {bucket.name}/{name}{tail}")
+        return found
+
+    def writing(self) -> Writing:
+        """Begin to write bytes."""
+        return Writing(self._content_folder)
+
+    def insert(
+        self,
+        bucket: Bucket,
+        name: str,
+        content: Content,
+        fields: Json,
+        conditions: Conditions,
+        *,
+        components: int | None = None,
+    ) -> StoredObject:
+        """Make or replace an object; `fields` are those that a client may choose.
+
+        Raises:
+            GoogleError: 400 for a bad name or fields, 412, 429.
+        """
+        check_name(name)
+        kept = object_fields(fields)
+        _check_sums(fields, content)
+        if self._buckets.get(bucket.name) is not bucket:
+            raise GoogleError(404, "notFound", "The specified bucket does not exist.")
+        before = bucket.objects.get(name)
+        conditions.check(before)
+        self._count_mutation(bucket, name)
+        now, generation = _now(), self._next_generation()
+        resource: Json = {
+            "kind": "storage#object",
+            "id": f"{bucket.name}/{name}/{generation}",
+            "name": name,
+            "bucket": bucket.name,
+            "generation": str(generation),
+            "metageneration": "1",
+            "contentType": "application/octet-stream",
+            "storageClass": bucket.resource["storageClass"],
+            "size": str(content.size),
+            "md5Hash": content.md5,
+            "crc32c": content.crc32c,
+            "timeCreated": now,
+            "updated": now,
+            "timeStorageClassUpdated": now,
+            "timeFinalized": now,
+        }
+        if components is not None:
+            del resource["md5Hash"]
+            resource["componentCount"] = components
+        resource |= kept
+        resource["etag"] = _etag(resource)
+        stored = StoredObject(resource, content.path.name)
+        self._save_object(bucket, stored)
+        if before is None:
+            bisect.insort(bucket.names, name)
+        else:
+            (self._content_folder / before.content).unlink(missing_ok=True)
+        bucket.objects[name] = stored
+        return stored
+
+    def patch(self, bucket: Bucket, stored: StoredObject, changes: Json, *, whole: bool) -> None:
+        """Change what a client may choose; `whole` replaces it, else it is merged.
+
+        Raises:
+            GoogleError: 400, 429.
+        """
+        changed = {key: value for key, value in stored.resource.items() if key != "metadata"}
+        if not whole and "metadata" in stored.resource:
+            changed["metadata"] = dict(stored.resource["metadata"])
+        if whole:
+            for key in _OBJECT_FIELDS:
+                if key not in ("contentType", "storageClass"):
+                    changed.pop(key, None)
+        _merge(changed, {key: changes[key] for key in _OBJECT_FIELDS if key in changes})
+        if not changed.get("metadata"):
+            changed.pop("metadata", None)
+        object_fields(changed)
+        self._count_mutation(bucket, str(changed["name"]))
+        changed["metageneration"] = str(stored.metageneration + 1)
+        changed["updated"] = _now()
+        changed["etag"] = _etag(changed)
+        stored.resource = changed
+        self._save_object(bucket, stored)
+
+    def delete(self, bucket: Bucket, stored: StoredObject) -> None:
+        """Delete an object.
+
+        Raises:
+            GoogleError: 429.
+        """
+        name = str(stored.resource["name"])
+        self._count_mutation(bucket, name)
+        del bucket.objects[name]
+        del bucket.names[bisect.bisect_left(bucket.names, name)]
+        self._object_path(bucket, name).unlink(missing_ok=True)
+        (self._content_folder / stored.content).unlink(missing_ok=True)
+
+    def open(self, stored: StoredObject) -> BinaryIO:
+        """Its bytes; what is open stays readable when the object is replaced."""
+        return (self._content_folder / stored.content).open("rb")
+
+    def copy_of(self, stored: StoredObject) -> Content:
+        """The same bytes for another object, without copying them."""
+        path = self._content_folder / secrets.token_hex(16)
+        os.link(self._content_folder / stored.content, path)
+        return Content(
+            path=path,
+            size=stored.size,
+            md5=str(stored.resource.get("md5Hash", "")),
+            crc32c=str(stored.resource["crc32c"]),
+        )
+
+    # ---------------------------------------------------------------- disk
+
+    def _load(self) -> None:
+        used = set()
+        for path in self._buckets_folder.glob("*/bucket.json"):
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            bucket = Bucket(kept["resource"], kept["policy"])
+            for object_path in (path.parent / "objects").glob("*.json"):
+                entry = json.loads(object_path.read_text(encoding="utf-8"))
+                stored = StoredObject(entry["resource"], entry["content"])
+                bucket.objects[stored.resource["name"]] = stored
+                used.add(stored.content)
+                self._last_generation = max(self._last_generation, stored.generation)
+            bucket.names = sorted(bucket.objects)
+            self._buckets[bucket.name] = bucket
+        # What an interrupted upload left behind.
+        for path in self._content_folder.iterdir():
+            if path.name not in used:
+                path.unlink()
+
+    def _save_bucket(self, bucket: Bucket) -> None:
+        bucket.resource["etag"] = _etag(bucket.resource)
+        path = self._buckets_folder / bucket.name / "bucket.json"
+        _replace(path, {"resource": bucket.resource, "policy": bucket.policy})
+
+    def _touch_bucket(self, bucket: Bucket) -> None:
+        bucket.resource["metageneration"] = str(int(bucket.resource["metageneration"]) + 1)
+        bucket.resource["updated"] = _now()
+        self._save_bucket(bucket)
+
+    def _save_object(self, bucket: Bucket, stored: StoredObject) -> None:
+        path = self._object_path(bucket, str(stored.resource["name"]))
+        _replace(path, {"resource": stored.resource, "content": stored.content})
+
+    def _object_path(self, bucket: Bucket, name: str) -> Path:
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+        return self._buckets_folder / bucket.name / "objects" / f"{digest}.json"
+
+    def _next_generation(self) -> int:
+        self._last_generation = max(self._last_generation + 1, time.time_ns() // 1000)
+        return self._last_generation
+
+    def _count_mutation(self, bucket: Bucket, name: str) -> None:
+        if self.mutation_limit is None:
+            return
+        now = time.monotonic()
+        if now - self._mutated.get((bucket.name, name), -1e9) < 1 / self.mutation_limit:
+            raise GoogleError(
+                429,
+                "rateLimitExceeded",
+                f"The object {bucket.name}/{name} exceeded the rate limit for object mutation "
+                "operations (create, update, and delete). Please reduce your request rate. "
+                "See https://cloud.google.com/storage/docs/gcs429.",
+                domain="usageLimits",
+            )
+        self._mutated[bucket.name, name] = now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a listing asks for (https://cloud.google.com/storage/docs/json_api/v1/objects/list)."""
+
+    prefix: str = ""
+    delimiter: str = ""
+    start: str = ""
+    end: str = ""
+    glob: str = ""
+    trailing: bool = False
+    after: str = ""
+    """The last name or prefix of the page before."""
+    limit: int = 1000
+
+    def page(self, bucket: Bucket) -> tuple[list[StoredObject], list[str], str]:
+        """Objects, prefixes, and the last of them both if more follow, else nothing."""
+        items: list[StoredObject] = []
+        prefixes: list[str] = []
+        last = ""
+        for name, is_prefix in self._entries(bucket.names):
+            if len(items) + len(prefixes) >= self.limit:
+                return items, prefixes, last
+            if is_prefix:
+                prefixes.append(name)
+                if self.trailing and name in bucket.objects:
+                    items.append(bucket.objects[name])
+            else:
+                items.append(bucket.objects[name])
+            last = name
+        return items, prefixes, ""
+
+    def _entries(self, names: list[str]) -> Iterator[tuple[str, bool]]:
+        """Names, and prefixes once, in order; whole folders are stepped over."""
+        matches = glob_matcher(self.glob) if self.glob else None
+        at = bisect.bisect_left(names, max(self.prefix, self.start))
+        if self.after:
+            at = max(at, self._past(names, self.after))
+        while at < len(names):
+            name = names[at]
+            if not name.startswith(self.prefix) or (self.end and name >= self.end):
+                return
+            cut = name.find(self.delimiter, len(self.prefix)) if self.delimiter else -1
+            if matches is not None and not matches(name):
+                at += 1
+            elif cut >= 0:
+                folder = name[: cut + len(self.delimiter)]
+                yield folder, True
+                at = bisect.bisect_left(names, folder + "\U0010ffff", at)
+            else:
+                yield name, False
+                at += 1
+
+    def _past(self, names: list[str], last: str) -> int:
+        if self.delimiter and last.endswith(self.delimiter) and last != self.prefix:
+            return bisect.bisect_left(names, last + "\U0010ffff")
+        return bisect.bisect_right(names, last)
+
+
+def glob_matcher(pattern: str) -> Callable[[str], bool]:
+    """What ``matchGlob`` means (https://cloud.google.com/storage/docs/json_api/v1/objects/list#list-object-glob).
+
+    ``*`` and ``?`` stop at ``/``, ``**`` does not, ``[abc]``, ``[!abc]``, ``{one,two}``.
+
+    Raises:
+        GoogleError: 400 for brackets or braces that don't close.
+    """
+    out, at, depth = "", 0, 0
+    while at < len(pattern):
+        character = pattern[at]
+        at += 1
+        if character == "*":
+            if pattern[at : at + 1] == "*":
+                at += 1
+                out += ".*"
+            else:
+                out += "[^/]*"
+        elif character == "?":
+            out += "[^/]"
+        elif character == "[":
+            end = pattern.find("]", at + 1)
+            if end < 0:
+                raise GoogleError(400, "invalid", f"Invalid glob: {pattern}")
+            inner = pattern[at:end]
+            negated = inner[:1] in ("!", "^")
+            inner = inner[1:] if negated else inner
+            safe = re.sub(r"([\\\]\[^&~|])", r"\\\1", inner)
+            out += f"[{'^' if negated else ''}{safe}]"
+            at = end + 1
+        elif character == "{":
+            out += "(?:"
+            depth += 1
+        elif character == "}" and depth:
+            out += ")"
+            depth -= 1
+        elif character == "," and depth:
+            out += "|"
+        elif character == "\\" and at < len(pattern):
+            out += re.escape(pattern[at])
+            at += 1
+        else:
+            out += re.escape(character)
+    try:
+        compiled = re.compile(out, re.DOTALL)
+    except re.error as error:
+        raise GoogleError(400, "invalid", f"Invalid glob: {pattern}") from error
+    return lambda name: compiled.fullmatch(name) is not None
+
+
+def policy_etag(bucket: Bucket) -> str:
+    """The etag of a bucket's IAM policy."""
+    text = json.dumps(bucket.policy, sort_keys=True).encode()
+    return base64.b64encode(hashlib.sha256(text).digest()[:6]).decode()
+
+
+def check_name(name: str) -> None:
+    """https://cloud.google.com/storage/docs/objects#naming: 1 to 1024 bytes, no line ends.
+
+    Raises:
+        GoogleError: 400.
+    """
+    try:
+        length = len(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        length = 0
+    if not 1 <= length <= 1024:
+        raise GoogleError(400, "invalid", f"The object name is empty or too long: {length} bytes")
+    if "\r" in name or "\n" in name or name in (".", ".."):
+        raise GoogleError(400, "invalid", f"Disallowed object name: {name!r}")
+    if name.startswith(".well-known/acme-challenge/"):
+        raise GoogleError(400, "invalid", f"Disallowed object name: {name!r}")
+
+
+_OBJECT_FIELDS: Final = (
+    "cacheControl", "contentDisposition", "contentEncoding", "contentLanguage", "contentType",
+    "customTime", "eventBasedHold", "metadata", "storageClass", "temporaryHold",
+)  # fmt: skip
+_BUCKET_FIELDS: Final = (
+    "autoclass", "billing", "cors", "defaultEventBasedHold", "encryption", "iamConfiguration",
+    "labels", "lifecycle", "logging", "retentionPolicy", "rpo", "softDeletePolicy",
+    "storageClass", "versioning", "website", "hierarchicalNamespace",
+)  # fmt: skip
+
+
+def object_fields(fields: Mapping[str, Any]) -> Json:
+    """Those fields of an object that a client may choose, checked.
+
+    Raises:
+        GoogleError: 400 for wrong types and for too much custom metadata.
+    """
+    kept = {key: fields[key] for key in _OBJECT_FIELDS if fields.get(key) is not None}
+    metadata = kept.get("metadata", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise GoogleError(400, "invalid", "Invalid value for: metadata must map texts to texts")
+    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
+    if size > METADATA_LIMIT:
+        raise GoogleError(
+            400,
+            "invalid",
+            "The metadata for your object exceeds the maximum allowed size: "
+            f"{size} bytes, at most {METADATA_LIMIT}",
+        )
+    for key, value in kept.items():
+        wanted: type = bool if key in ("eventBasedHold", "temporaryHold") else str
+        if key != "metadata" and not isinstance(value, wanted):
+            raise GoogleError(400, "invalid", f"Invalid value for: {key}")
+    return kept
+
+
+def _check_sums(fields: Mapping[str, Any], content: Content) -> None:
+    for key, title, actual in (
+        ("md5Hash", "MD5 hash", content.md5),
+        ("crc32c", "CRC32C", content.crc32c),
+    ):
+        given = fields.get(key)
+        if given and actual and given != actual:
+            raise GoogleError(
+                400,
+                "invalid",
+                f'Provided {title} "{given}" doesn\'t match calculated {title} "{actual}".',
+            )
+
+
+def _condition_not_met() -> GoogleError:
+    return GoogleError(
+        412,
+        "conditionNotMet",
+        "At least one of the pre-conditions you specified did not hold.",
+    )
+
+
+def _valid_bucket_name(name: str) -> bool:
+    """https://cloud.google.com/storage/docs/buckets#naming."""
+    if not re.fullmatch(r"[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9]", name):
+        return False
+    parts = name.split(".")
+    if any(not 1 <= len(part) <= 63 for part in parts) or re.fullmatch(r"\d+(\.\d+){3}", name):
+        return False
+    return not name.startswith("goog") and "google" not in name
+
+
+def _project_number(project: str) -> str:
+    return str(10**11 + int(hashlib.sha256(project.encode()).hexdigest()[:10], 16) % 10**11)
+
+
+def _owners(project: str) -> list[Json]:
+    return [
+        {"role": f"roles/storage.legacyBucket{role}", "members": [f"project{who}:{project}"]}
+        for role, who in (("Owner", "Editor"), ("Reader", "Viewer"))
+    ]
+
+
+def _complete_iam(resource: Json, now: str) -> None:
+    """The parts of iamConfiguration that Google fills in."""
+    configuration = resource.setdefault("iamConfiguration", {})
+    configuration.setdefault("publicAccessPrevention", "inherited")
+    access = configuration.setdefault("uniformBucketLevelAccess", {"enabled": False})
+    if access.get("enabled"):
+        access.setdefault("lockedTime", now)
+    else:
+        access.pop("lockedTime", None)
+    configuration["bucketPolicyOnly"] = dict(access)
+
+
+def _merge(target: Json, changes: Mapping[str, Any]) -> None:
+    """JSON merge patch (RFC 7396)."""
+    for key, value in changes.items():
+        if value is None:
+            target.pop(key, None)
+        elif isinstance(value, dict):
+            inner = target.get(key)
+            target[key] = dict(inner) if isinstance(inner, dict) else {}
+            _merge(target[key], value)
+        else:
+            target[key] = value
+
+
+def _etag(resource: Mapping[str, Any]) -> str:
+    text = f"{resource['generation']}/{resource['metageneration']}"
+    return base64.b64encode(text.encode()).decode()
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def _replace(path: Path, value: object) -> None:
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.write_text(json.dumps(value, ensure_ascii=True), encoding="ascii")
+    temporary.replace(path)

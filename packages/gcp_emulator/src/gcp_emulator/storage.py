@@ -1,0 +1,846 @@
+"""Cloud Storage's JSON API (https://cloud.google.com/storage/docs/json_api/v1), over `objects`.
+
+Preconditions are enforced on every method that has them. What is not emulated answers 501 and
+says so.
+"""
+
+import asyncio
+import base64
+import binascii
+import json
+import re
+import secrets
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from email import message_from_bytes, policy
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from gcp_emulator.objects import (
+    Bucket,
+    Conditions,
+    Listing,
+    ObjectStore,
+    StoredObject,
+    Writing,
+    check_name,
+    object_fields,
+    policy_etag,
+)
+from gcp_emulator.replies import GoogleError, Json, api, json_body, json_response
+
+_CHUNK = 1 << 18
+_RESUMABLE_UNIT = 256 * 1024
+_MATCHES = (
+    "ifGenerationMatch", "ifGenerationNotMatch", "ifMetagenerationMatch", "ifMetagenerationNotMatch",
+)  # fmt: skip
+_SOURCE_MATCHES = tuple(name.replace("if", "ifSource", 1) for name in _MATCHES)
+# What every method takes, and what makes no difference here.
+_WITHOUT_EFFECT = frozenset({
+    "alt", "fields", "prettyPrint", "quotaUser", "userIp", "userProject", "key",
+    "access_token", "oauth_token", "projection", "uploadType", "upload_protocol", "callback",
+    "$.xgafv", "predefinedAcl", "predefinedDefaultObjectAcl", "destinationPredefinedAcl",
+    "enableObjectRetention", "overrideUnlockedRetention", "returnPartialSuccess",
+    "maxBytesRewrittenPerCall", "optionsRequestedPolicyVersion",
+})  # fmt: skip
+
+
+@dataclass(slots=True, kw_only=True)
+class _Upload:
+    """A resumable upload under way."""
+
+    bucket: Bucket
+    name: str
+    fields: Json
+    conditions: Conditions
+    writing: Writing
+    total: int | None = None
+    stored: StoredObject | None = None
+
+
+class Storage:
+    """Cloud Storage of the local cloud.
+
+    Args:
+        folder: Where buckets and objects are kept; they survive a restart (unfinished resumable
+            uploads do not).
+        mutation_limit: Changes a second that one object bears before 429 ``rateLimitExceeded``
+            (Google: about 1); None, the default, for no limit.
+    """
+
+    def __init__(self, folder: Path, *, mutation_limit: float | None = None) -> None:
+        self.store = ObjectStore(folder, mutation_limit=mutation_limit)
+        self._uploads: dict[str, _Upload] = {}
+        self._client: aiohttp.ClientSession | None = None
+
+    def add_routes(self, app: web.Application) -> None:
+        """Add the routes under ``/storage``, ``/upload``, ``/download`` and ``/batch``."""
+        b = "/storage/v1/b/{bucket}"
+        o = b + "/o/{object:[^/]+}"
+        other = "/b/{bucket2}/o/{object2:[^/]+}"
+        app.add_routes(
+            [
+                web.post("/storage/v1/b", self.insert_bucket),
+                web.get("/storage/v1/b", self.list_buckets),
+                web.get(b, self.get_bucket),
+                web.patch(b, self.patch_bucket),
+                web.put(b, self.update_bucket),
+                web.delete(b, self.delete_bucket),
+                web.get(b + "/iam", self.get_policy),
+                web.put(b + "/iam", self.set_policy),
+                web.get(b + "/iam/testPermissions", self.test_permissions),
+                web.get(b + "/storageLayout", self.get_layout),
+                web.get("/storage/v1/projects/{project}/serviceAccount", self.service_account),
+                web.get(b + "/o", self.list_objects),
+                web.get(o, self.get_object),
+                web.patch(o, self.patch_object),
+                web.put(o, self.update_object),
+                web.delete(o, self.delete_object),
+                web.post(o + "/compose", self.compose),
+                web.post(o + "/copyTo" + other, self.copy),
+                web.post(o + "/rewriteTo" + other, self.rewrite),
+                web.post(o + "/moveTo/o/{object2:[^/]+}", self.move),
+                web.post("/upload" + b + "/o", self.insert_object),
+                web.put("/upload" + b + "/o", self.insert_object),
+                web.delete("/upload" + b + "/o", self.cancel_upload),
+                web.get("/download" + o, self.get_object),
+                web.post("/batch/storage/v1", self.batch),
+            ]
+        )
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        for upload in self._uploads.values():
+            if upload.stored is None:
+                upload.writing.discard()
+        self._uploads.clear()
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    # ---------------------------------------------------------------- buckets
+
+    @api("storage.buckets.insert")
+    async def insert_bucket(self, request: web.Request) -> web.Response:
+        """POST b?project=P."""
+        query = _query(request, {"project"})
+        project = query.get("project")
+        if not project:
+            raise GoogleError(400, "required", "Required parameter: project")
+        bucket = self.store.insert_bucket(project, await json_body(request))
+        return json_response(_bucket_json(request, bucket))
+
+    @api("storage.buckets.list")
+    async def list_buckets(self, request: web.Request) -> web.Response:
+        """GET b?project=P."""
+        query = _query(request, {"project", "prefix", "maxResults", "pageToken"})
+        if not query.get("project"):
+            raise GoogleError(400, "required", "Required parameter: project")
+        found = self.store.buckets(query["project"], query.get("prefix", ""))
+        after, limit = _token(query), _limit(query)
+        rest = [bucket for bucket in found if bucket.name > after]
+        body: Json = {"kind": "storage#buckets"}
+        if rest:
+            body["items"] = [_bucket_json(request, bucket) for bucket in rest[:limit]]
+        if len(rest) > limit:
+            body["nextPageToken"] = _page_token(rest[limit - 1].name)
+        return json_response(body)
+
+    @api("storage.buckets.get")
+    async def get_bucket(self, request: web.Request) -> web.Response:
+        """GET b/BUCKET."""
+        bucket = self._bucket(request, {"generation"}, reading=True)
+        return json_response(_bucket_json(request, bucket))
+
+    @api("storage.buckets.patch")
+    async def patch_bucket(self, request: web.Request) -> web.Response:
+        """PATCH b/BUCKET."""
+        changes = await json_body(request)
+        bucket = self._bucket(request, set())
+        self.store.patch_bucket(bucket, changes, whole=False)
+        return json_response(_bucket_json(request, bucket))
+
+    @api("storage.buckets.update")
+    async def update_bucket(self, request: web.Request) -> web.Response:
+        """PUT b/BUCKET."""
+        changes = await json_body(request)
+        bucket = self._bucket(request, set())
+        self.store.patch_bucket(bucket, changes, whole=True)
+        return json_response(_bucket_json(request, bucket))
+
+    @api("storage.buckets.delete")
+    async def delete_bucket(self, request: web.Request) -> web.Response:
+        """DELETE b/BUCKET."""
+        self.store.delete_bucket(self._bucket(request, set()))
+        return web.Response(status=204)
+
+    @api("storage.buckets.getIamPolicy")
+    async def get_policy(self, request: web.Request) -> web.Response:
+        """GET b/BUCKET/iam."""
+        return json_response(_policy_json(self._bucket(request, set())))
+
+    @api("storage.buckets.setIamPolicy")
+    async def set_policy(self, request: web.Request) -> web.Response:
+        """PUT b/BUCKET/iam."""
+        wanted = await json_body(request)
+        bucket = self._bucket(request, set())
+        self.store.set_policy(bucket, wanted)
+        return json_response(_policy_json(bucket))
+
+    @api("storage.buckets.testIamPermissions")
+    async def test_permissions(self, request: web.Request) -> web.Response:
+        """GET b/BUCKET/iam/testPermissions: whoever asks may do everything."""
+        self._bucket(request, {"permissions"})
+        asked = request.query.getall("permissions", [])
+        body: Json = {"kind": "storage#testIamPermissionsResponse"}
+        return json_response(body | ({"permissions": asked} if asked else {}))
+
+    @api("storage.buckets.getStorageLayout")
+    async def get_layout(self, request: web.Request) -> web.Response:
+        """GET b/BUCKET/storageLayout."""
+        resource = self._bucket(request, {"prefix"}).resource
+        return json_response(
+            {
+                "kind": "storage#storageLayout",
+                "bucket": resource["name"],
+                "location": resource["location"],
+                "locationType": resource["locationType"],
+                "hierarchicalNamespace": {"enabled": False},
+            }
+        )
+
+    @api("storage.projects.serviceAccount.get")
+    async def service_account(self, request: web.Request) -> web.Response:
+        """GET projects/P/serviceAccount."""
+        project = request.match_info["project"]
+        email = f"service-{project}@gs-project-accounts.iam.gserviceaccount.com"
+        return json_response({"kind": "storage#serviceAccount", "email_address": email})
+
+    # ---------------------------------------------------------------- objects
+
+    @api("storage.objects.list")
+    async def list_objects(self, request: web.Request) -> web.Response:
+        """GET b/BUCKET/o."""
+        query = _query(request, _LISTING)
+        if query.get("softDeleted") == "true" or query.get("filter"):
+            raise _not_emulated("listing with softDeleted or filter")
+        bucket = self.store.bucket(request.match_info["bucket"])
+        items, prefixes, last = Listing(
+            prefix=query.get("prefix", ""),
+            delimiter=query.get("delimiter", ""),
+            start=query.get("startOffset", ""),
+            end=query.get("endOffset", ""),
+            glob=query.get("matchGlob", ""),
+            trailing=query.get("includeTrailingDelimiter") == "true",
+            after=_token(query),
+            limit=_limit(query),
+        ).page(bucket)
+        body: Json = {"kind": "storage#objects"}
+        if prefixes:
+            body["prefixes"] = prefixes
+        if items:
+            links = _Links(request)
+            body["items"] = [links.object_json(stored) for stored in items]
+        if last:
+            body["nextPageToken"] = _page_token(last)
+        return json_response(body)
+
+    @api("storage.objects.get")
+    async def get_object(self, request: web.Request) -> web.StreamResponse:
+        """GET b/BUCKET/o/OBJECT: what is known of it, or with alt=media its bytes."""
+        _bucket, stored = self._object(request, reading=True)
+        media = request.query.get("alt") == "media" or request.path.startswith("/download/")
+        if not media:
+            return json_response(_Links(request).object_json(stored), headers=_headers(stored))
+        return await self._download(request, stored)
+
+    @api("storage.objects.insert")
+    async def insert_object(self, request: web.Request) -> web.Response:
+        """POST (and, for a resumable upload, PUT) upload/.../b/BUCKET/o."""
+        query = _query(request, {"name", "upload_id", "contentEncoding", "kmsKeyName", *_MATCHES})
+        if query.get("kmsKeyName"):
+            raise _not_emulated("kmsKeyName")
+        if "upload_id" in query:
+            return await self._continue_upload(request, query["upload_id"])
+        bucket = self.store.bucket(request.match_info["bucket"])
+        kind = query.get("uploadType")
+        if kind == "resumable":
+            return await self._begin_upload(request, bucket, query)
+        if kind not in ("media", "multipart"):
+            raise GoogleError(400, "badRequest", f"Invalid upload request: uploadType={kind}")
+        conditions = _conditions(query)
+        writing = self.store.writing()
+        try:
+            fields: Json = {}
+            if kind == "multipart":
+                fields = await _read_multipart(request, writing)
+            else:
+                if request.headers.get("Content-Type"):
+                    fields["contentType"] = request.headers["Content-Type"]
+                async for data in request.content.iter_chunked(_CHUNK):
+                    writing.write(data)
+            name = _upload_name(query, fields)
+            if "contentEncoding" in query:
+                fields["contentEncoding"] = query["contentEncoding"]
+            fields |= _sums(request)
+            stored = self.store.insert(bucket, name, writing.finish(), fields, conditions)
+        except BaseException:
+            writing.discard()
+            raise
+        return json_response(_Links(request).object_json(stored), headers=_headers(stored))
+
+    @api("storage.objects.patch")
+    async def patch_object(self, request: web.Request) -> web.Response:
+        """PATCH b/BUCKET/o/OBJECT."""
+        return await self._change(request, whole=False)
+
+    @api("storage.objects.update")
+    async def update_object(self, request: web.Request) -> web.Response:
+        """PUT b/BUCKET/o/OBJECT."""
+        return await self._change(request, whole=True)
+
+    @api("storage.objects.delete")
+    async def delete_object(self, request: web.Request) -> web.Response:
+        """DELETE b/BUCKET/o/OBJECT."""
+        bucket, stored = self._object(request)
+        self.store.delete(bucket, stored)
+        return web.Response(status=204)
+
+    @api("storage.objects.compose")
+    async def compose(self, request: web.Request) -> web.Response:
+        """POST b/BUCKET/o/OBJECT/compose: up to 32 objects of the bucket, one after another."""
+        query = _query(
+            request,
+            {"ifGenerationMatch", "ifMetagenerationMatch", "kmsKeyName", "dropContextGroups"},
+        )
+        body = await json_body(request)
+        bucket = self.store.bucket(request.match_info["bucket"])
+        wanted = body.get("sourceObjects") or []
+        if not 1 <= len(wanted) <= 32:
+            raise GoogleError(
+                400,
+                "invalid" if wanted else "required",
+                "The number of source components provided must be between 1 and 32, "
+                f"not {len(wanted)}.",
+            )
+        sources = []
+        for source in wanted:
+            generation = source.get("generation")
+            stored = self.store.find(
+                bucket, str(source.get("name", "")), int(generation) if generation else None
+            )
+            match = source.get("objectPreconditions", {}).get("ifGenerationMatch")
+            Conditions(generation=int(match) if match is not None else None).check(stored)
+            sources.append(stored)
+        writing = self.store.writing()
+        try:
+            for stored in sources:
+                with self.store.open(stored) as file:
+                    while data := file.read(_CHUNK):
+                        writing.write(data)
+                        await asyncio.sleep(0)
+            composed = self.store.insert(
+                bucket,
+                _name(request, "object"),
+                writing.finish(),
+                body.get("destination") or {},
+                _conditions(query),
+                components=sum(s.resource.get("componentCount", 1) for s in sources),
+            )
+        except BaseException:
+            writing.discard()
+            raise
+        return json_response(_Links(request).object_json(composed))
+
+    @api("storage.objects.copy")
+    async def copy(self, request: web.Request) -> web.Response:
+        """POST b/BUCKET/o/OBJECT/copyTo/b/BUCKET/o/OBJECT."""
+        made = await self._copy(request, request.match_info["bucket2"])
+        return json_response(_Links(request).object_json(made))
+
+    @api("storage.objects.rewrite")
+    async def rewrite(self, request: web.Request) -> web.Response:
+        """POST b/BUCKET/o/OBJECT/rewriteTo/b/BUCKET/o/OBJECT: always done in one call."""
+        made = await self._copy(request, request.match_info["bucket2"])
+        return json_response(
+            {
+                "kind": "storage#rewriteResponse",
+                "totalBytesRewritten": str(made.size),
+                "objectSize": str(made.size),
+                "done": True,
+                "resource": _Links(request).object_json(made),
+            }
+        )
+
+    @api("storage.objects.move")
+    async def move(self, request: web.Request) -> web.Response:
+        """POST b/BUCKET/o/OBJECT/moveTo/o/OBJECT."""
+        bucket = self.store.bucket(request.match_info["bucket"])
+        source = self.store.find(bucket, _name(request, "object"))
+        made = await self._copy(request, bucket.name)
+        if made.resource["name"] != source.resource["name"]:
+            self.store.delete(bucket, source)
+        return json_response(_Links(request).object_json(made))
+
+    # ---------------------------------------------------------------- resumable uploads
+
+    async def _begin_upload(
+        self, request: web.Request, bucket: Bucket, query: dict[str, str]
+    ) -> web.Response:
+        fields = await json_body(request)
+        name = _upload_name(query, fields)
+        check_name(name)
+        if "X-Upload-Content-Type" in request.headers:
+            fields.setdefault("contentType", request.headers["X-Upload-Content-Type"])
+        object_fields(fields)
+        conditions = _conditions(query)
+        conditions.check(bucket.objects.get(name))
+        length = request.headers.get("X-Upload-Content-Length", "")
+        identity = secrets.token_urlsafe(24)
+        self._uploads[identity] = _Upload(
+            bucket=bucket,
+            name=name,
+            fields=fields | _sums(request),
+            conditions=conditions,
+            writing=self.store.writing(),
+            total=int(length) if length.isdecimal() else None,
+        )
+        location = request.url.with_query(uploadType="resumable", name=name, upload_id=identity)
+        return web.Response(headers={"Location": str(location), "X-GUploader-UploadID": identity})
+
+    async def _continue_upload(self, request: web.Request, identity: str) -> web.Response:
+        upload = self._upload(request, identity)
+        if upload.stored is not None:
+            return json_response(_Links(request).object_json(upload.stored))
+        writing = upload.writing
+        span, total = _content_range(request)
+        total = total if total is not None else upload.total
+        if span is not None:
+            first, last = span
+            if first > writing.size:
+                raise GoogleError(
+                    400,
+                    "invalidRequest",
+                    "Invalid request. According to the Content-Range header, the upload offset is "
+                    f"{first} byte(s), which exceeds already uploaded size of {writing.size} "
+                    "byte(s).",
+                )
+            await _receive(request, writing, skip=writing.size - first)
+            if last is None:
+                # All at once, without a range.
+                total = writing.size if total is None else total
+            elif writing.size <= last or (total is None and (last + 1) % _RESUMABLE_UNIT):
+                raise GoogleError(
+                    400,
+                    "invalidRequest",
+                    "Invalid request. The number of bytes uploaded is required to be a multiple "
+                    f"of {_RESUMABLE_UNIT}, except for the final request, and as many as "
+                    "Content-Range says.",
+                )
+        if total is None or writing.size < total:
+            held = {"Range": f"bytes=0-{writing.size - 1}"} if writing.size else {}
+            return web.Response(status=308, headers={**held, "X-GUploader-UploadID": identity})
+        try:
+            upload.stored = self.store.insert(
+                upload.bucket, upload.name, writing.finish(), upload.fields, upload.conditions
+            )
+        except GoogleError:
+            self._uploads.pop(identity, None)
+            writing.discard()
+            raise
+        return json_response(
+            _Links(request).object_json(upload.stored), headers=_headers(upload.stored)
+        )
+
+    @api("storage.objects.insert")
+    async def cancel_upload(self, request: web.Request) -> web.Response:
+        """DELETE the location of a resumable upload: 499 says that it is cancelled."""
+        identity = request.query.get("upload_id", "")
+        upload = self._upload(request, identity)
+        del self._uploads[identity]
+        if upload.stored is None:
+            upload.writing.discard()
+        return web.Response(status=499)
+
+    def _upload(self, request: web.Request, identity: str) -> _Upload:
+        upload = self._uploads.get(identity)
+        if upload is None or upload.bucket.name != request.match_info["bucket"]:
+            raise GoogleError(404, "notFound", "Not Found: no such resumable upload")
+        return upload
+
+    # ---------------------------------------------------------------- batch
+
+    @api("storage.batch")
+    async def batch(self, request: web.Request) -> web.Response:
+        """POST /batch/storage/v1: up to 100 requests in one (multipart/mixed).
+
+        Each goes through this server's front door, so that faults and counts see it.
+        """
+        head = f"Content-Type: {request.headers.get('Content-Type', '')}\r\n\r\n".encode()
+        parsed = message_from_bytes(head + await request.read(), policy=policy.HTTP)
+        parts = list(parsed.iter_parts()) if parsed.is_multipart() else []
+        if not 1 <= len(parts) <= 100:
+            raise GoogleError(400, "invalid", "A batch has 1 to 100 parts of application/http")
+        boundary = f"batch_{secrets.token_hex(12)}"
+        out = b""
+        for part in parts:
+            payload = part.get_payload(decode=True)
+            raw = payload if isinstance(payload, bytes) else b""
+            identity = str(part.get("Content-ID", "")).strip("<> ")
+            answer = await self._one_of_batch(request, raw)
+            out += (
+                f"--{boundary}\r\nContent-Type: application/http\r\n"
+                f"Content-ID: <response-{identity}>\r\n\r\n"
+            ).encode() + answer
+        out += f"--{boundary}--\r\n".encode()
+        return web.Response(
+            body=out, headers={"Content-Type": f"multipart/mixed; boundary={boundary}"}
+        )
+
+    async def _one_of_batch(self, request: web.Request, raw: bytes) -> bytes:
+        line, _, rest = raw.lstrip().partition(b"\n")
+        words = line.decode("latin-1").split()
+        if len(words) < 2 or not re.search(r"^(https?://[^/]+)?/storage/v1/", words[1]):
+            raise GoogleError(400, "invalid", f"Failed to parse batch request: {line!r}")
+        message = message_from_bytes(rest, policy=policy.HTTP)
+        payload = message.get_payload(decode=True)
+        headers = {
+            name: str(value)
+            for name, value in message.items()
+            if name.lower() not in ("content-length", "host", "connection")
+        }
+        transport = request.transport
+        if transport is None:
+            raise GoogleError(503, "backendError", "the client is gone")
+        host, port = transport.get_extra_info("sockname")[:2]
+        path = re.sub(r"^https?://[^/]+", "", words[1])
+        self._client = self._client or aiohttp.ClientSession(auto_decompress=False)
+        async with self._client.request(
+            words[0],
+            URL(f"http://{host}:{port}{path}", encoded=True),
+            headers={**headers, "Host": request.host},
+            data=payload or None,
+        ) as answer:
+            body = await answer.read()
+            shown = "".join(
+                f"{name}: {value}\r\n"
+                for name, value in answer.headers.items()
+                if name.lower() not in ("transfer-encoding", "content-length")
+            )
+            return (
+                (
+                    f"HTTP/1.1 {answer.status} {answer.reason}\r\n{shown}"
+                    f"Content-Length: {len(body)}\r\n\r\n"
+                ).encode()
+                + body
+                + b"\r\n"
+            )
+
+    # ---------------------------------------------------------------- shared steps
+
+    def _bucket(self, request: web.Request, known: set[str], *, reading: bool = False) -> Bucket:
+        """The bucket of the path, its preconditions checked."""
+        query = _query(request, known | {"ifMetagenerationMatch", "ifMetagenerationNotMatch"})
+        bucket = self.store.bucket(request.match_info["bucket"])
+        _conditions(query).check(StoredObject(bucket.resource, ""), reading=reading)
+        return bucket
+
+    def _object(
+        self, request: web.Request, *, reading: bool = False
+    ) -> tuple[Bucket, StoredObject]:
+        """The object of the path, its preconditions checked."""
+        query = _query(request, {"generation", "softDeleted", *_MATCHES})
+        if query.get("softDeleted") == "true":
+            raise _not_emulated("softDeleted")
+        bucket = self.store.bucket(request.match_info["bucket"])
+        stored = self.store.find(bucket, _name(request, "object"), _number(query, "generation"))
+        _conditions(query).check(stored, reading=reading)
+        return bucket, stored
+
+    async def _change(self, request: web.Request, *, whole: bool) -> web.Response:
+        changes = await json_body(request)
+        bucket, stored = self._object(request)
+        self.store.patch(bucket, stored, changes, whole=whole)
+        return json_response(_Links(request).object_json(stored), headers=_headers(stored))
+
+    async def _copy(self, request: web.Request, target: str) -> StoredObject:
+        query = _query(
+            request,
+            {
+                "sourceGeneration", "rewriteToken", "destinationKmsKeyName", "dropContextGroups",
+                *_MATCHES, *_SOURCE_MATCHES,
+            },
+        )  # fmt: skip
+        if query.get("destinationKmsKeyName"):
+            raise _not_emulated("destinationKmsKeyName")
+        wanted = await json_body(request)
+        bucket = self.store.bucket(request.match_info["bucket"])
+        to = self.store.bucket(target)
+        source = self.store.find(
+            bucket, _name(request, "object"), _number(query, "sourceGeneration")
+        )
+        _conditions(query, "Source").check(source)
+        fields = {**object_fields(source.resource), **object_fields(wanted)}
+        content = self.store.copy_of(source)
+        try:
+            return self.store.insert(
+                to,
+                _name(request, "object2"),
+                content,
+                fields,
+                _conditions(query),
+                components=source.resource.get("componentCount"),
+            )
+        except GoogleError:
+            content.path.unlink(missing_ok=True)
+            raise
+
+    async def _download(self, request: web.Request, stored: StoredObject) -> web.StreamResponse:
+        headers = _headers(stored) | _media_headers(stored)
+        encoded = stored.resource.get("contentEncoding") == "gzip"
+        transcoded = encoded and "gzip" not in request.headers.get("Accept-Encoding", "")
+        if encoded and not transcoded:
+            headers["Content-Encoding"] = "gzip"
+        # Opened before the first await: a replacement meanwhile changes nothing for this reader.
+        with self.store.open(stored) as file:
+            if transcoded:
+                # https://cloud.google.com/storage/docs/transcoding: ranges are ignored, too.
+                headers["Warning"] = "214 UploadServer gunzipped"
+                response = web.StreamResponse(headers=headers)
+                await response.prepare(request)
+                unzip = zlib.decompressobj(wbits=31)
+                while data := file.read(_CHUNK):
+                    await response.write(unzip.decompress(data))
+                await response.write_eof()
+                return response
+            first, last = _asked_range(request, stored.size)
+            length = last - first + 1
+            status = 200
+            if "Range" in request.headers and stored.size:
+                status = 206
+                headers["Content-Range"] = f"bytes {first}-{last}/{stored.size}"
+            headers["Content-Length"] = str(length)
+            file.seek(first)
+            if length <= _CHUNK:
+                return web.Response(status=status, body=file.read(length), headers=headers)
+            response = web.StreamResponse(status=status, headers=headers)
+            await response.prepare(request)
+            while length and request.method != "HEAD":
+                data = file.read(min(_CHUNK, length))
+                length -= len(data)
+                await response.write(data)
+            await response.write_eof()
+            return response
+
+
+_LISTING: Final = frozenset({
+    "prefix", "delimiter", "startOffset", "endOffset", "matchGlob", "includeTrailingDelimiter",
+    "maxResults", "pageToken", "versions", "softDeleted", "filter", "includeFoldersAsPrefixes",
+})  # fmt: skip
+
+
+class _Links:
+    """Objects as JSON, with links that lead back to where they were asked for."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._origin = f"{request.scheme}://{request.host}"
+
+    def object_json(self, stored: StoredObject) -> Json:
+        resource = stored.resource
+        path = f"/storage/v1/b/{resource['bucket']}/o/{quote(resource['name'], safe='')}"
+        return {
+            **resource,
+            "selfLink": f"{self._origin}{path}",
+            "mediaLink": (
+                f"{self._origin}/download{path}?generation={resource['generation']}&alt=media"
+            ),
+        }
+
+
+def _bucket_json(request: web.Request, bucket: Bucket) -> Json:
+    link = f"{request.scheme}://{request.host}/storage/v1/b/{bucket.name}"
+    return {**bucket.resource, "selfLink": link}
+
+
+def _policy_json(bucket: Bucket) -> Json:
+    return {
+        "kind": "storage#policy",
+        "resourceId": f"projects/_/buckets/{bucket.name}",
+        "version": bucket.policy["version"],
+        "etag": policy_etag(bucket),
+        "bindings": bucket.policy["bindings"],
+    }
+
+
+def _headers(stored: StoredObject) -> dict[str, str]:
+    return {"ETag": str(stored.resource["etag"])}
+
+
+def _media_headers(stored: StoredObject) -> dict[str, str]:
+    resource = stored.resource
+    sums = [f"crc32c={resource['crc32c']}"]
+    if "md5Hash" in resource:
+        sums.append(f"md5={resource['md5Hash']}")
+    optional = {
+        "Cache-Control": resource.get("cacheControl", ""),
+        "Content-Disposition": resource.get("contentDisposition", ""),
+        "Content-Language": resource.get("contentLanguage", ""),
+    }
+    return {
+        "Content-Type": resource["contentType"],
+        "X-Goog-Generation": resource["generation"],
+        "X-Goog-Metageneration": resource["metageneration"],
+        "X-Goog-Hash": ",".join(sums),
+        "X-Goog-Storage-Class": resource["storageClass"],
+        "X-Goog-Stored-Content-Encoding": resource.get("contentEncoding", "identity"),
+        "X-Goog-Stored-Content-Length": resource["size"],
+        "Accept-Ranges": "bytes",
+        **{name: _one_line(value) for name, value in optional.items() if value},
+    }
+
+
+def _one_line(text: str) -> str:
+    """A header's value from outside: never a second header."""
+    return re.sub(r"[\x00-\x1f\x7f]", " ", text)
+
+
+def _query(request: web.Request, known: Iterable[str]) -> dict[str, str]:
+    """The query's parameters; one that this method does not emulate is refused."""
+    allowed = {*known, *_WITHOUT_EFFECT}
+    for name in request.query:
+        if name not in allowed:
+            raise _not_emulated(f"parameter {name} of {request.method} {request.path}")
+    return dict(request.query)
+
+
+def _not_emulated(what: str) -> GoogleError:
+    return GoogleError(501, "notImplemented", f"the local cloud does not emulate {what}")
+
+
+def _number(query: dict[str, str], name: str) -> int | None:
+    text = query.get(name)
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,19}", text, re.ASCII):
+        raise GoogleError(400, "invalid", f"Invalid value for {name}: {text!r}")
+    return int(text)
+
+
+def _conditions(query: dict[str, str], of: str = "") -> Conditions:
+    return Conditions(
+        generation=_number(query, f"if{of}GenerationMatch"),
+        not_generation=_number(query, f"if{of}GenerationNotMatch"),
+        metageneration=_number(query, f"if{of}MetagenerationMatch"),
+        not_metageneration=_number(query, f"if{of}MetagenerationNotMatch"),
+    )
+
+
+def _limit(query: dict[str, str]) -> int:
+    asked = _number(query, "maxResults")
+    return 1000 if not asked else min(asked, 1000)
+
+
+def _page_token(last: str) -> str:
+    return base64.urlsafe_b64encode(last.encode()).decode()
+
+
+def _token(query: dict[str, str]) -> str:
+    try:
+        return base64.urlsafe_b64decode(query.get("pageToken", "").encode()).decode()
+    except (binascii.Error, UnicodeError) as error:
+        raise GoogleError(400, "invalid", "Invalid value for pageToken") from error
+
+
+def _name(request: web.Request, which: str) -> str:
+    """An object's name, from the path as it was sent: names hold slashes and percent signs."""
+    path = request.raw_path.partition("?")[0]
+    found = re.findall(r"/o/([^/]+)", path)
+    return unquote(found[0 if which == "object" else 1])
+
+
+def _upload_name(query: dict[str, str], fields: Json) -> str:
+    name = query.get("name") or fields.get("name")
+    if not isinstance(name, str) or not name:
+        raise GoogleError(400, "required", "Required parameter: name")
+    return name
+
+
+def _sums(request: web.Request) -> Json:
+    """Checksums that the client sends along, in the form of an object's fields."""
+    found: Json = {}
+    for pair in request.headers.get("X-Goog-Hash", "").split(","):
+        kind, _, value = pair.strip().partition("=")
+        if kind in ("crc32c", "md5"):
+            found["crc32c" if kind == "crc32c" else "md5Hash"] = value
+    return found
+
+
+async def _read_multipart(request: web.Request, writing: Writing) -> Json:
+    """A multipart/related upload: JSON, then the bytes, streamed."""
+    try:
+        reader = await request.multipart()
+        first = await reader.next()
+        if not isinstance(first, aiohttp.BodyPartReader):
+            raise GoogleError(400, "badRequest", "Malformed multipart body.")
+        fields = json.loads(await first.read() or b"{}")
+        second = await reader.next()
+        if not isinstance(second, aiohttp.BodyPartReader) or not isinstance(fields, dict):
+            raise GoogleError(400, "badRequest", "Malformed multipart body.")
+        fields.setdefault("contentType", second.headers.get("Content-Type"))
+        while data := await second.read_chunk(_CHUNK):
+            writing.write(data)
+    except (ValueError, AssertionError) as error:
+        raise GoogleError(400, "badRequest", f"Malformed multipart body: {error}") from error
+    return fields
+
+
+async def _receive(request: web.Request, writing: Writing, *, skip: int) -> None:
+    """Write the body but for the first bytes, which were received before."""
+    async for data in request.content.iter_chunked(_CHUNK):
+        writing.write(data[skip:] if skip else data)
+        skip = max(0, skip - len(data))
+
+
+def _content_range(request: web.Request) -> tuple[tuple[int, int | None] | None, int | None]:
+    """First and last byte of this piece (None: a question only), and the total if it is known."""
+    text = request.headers.get("Content-Range")
+    if text is None:
+        return (0, None), None
+    found = re.fullmatch(r"bytes (?:\*|(\d+)-(\d+))/(\*|\d+)", text.strip())
+    if not found:
+        raise GoogleError(400, "badContent", f"Failed to parse Content-Range header: {text}")
+    total = None if found[3] == "*" else int(found[3])
+    if found[1] is None:
+        return None, total
+    return (int(found[1]), int(found[2])), total
+
+
+def _asked_range(request: web.Request, size: int) -> tuple[int, int]:
+    """First and last byte to send.
+
+    Raises:
+        GoogleError: 416.
+    """
+    text = request.headers.get("Range", "")
+    found = re.fullmatch(r"bytes=(\d*)-(\d*)", text.strip())
+    if not found or not (found[1] or found[2]):
+        return 0, size - 1
+    if not found[1]:
+        first, last = max(0, size - int(found[2])), size - 1
+    else:
+        first = int(found[1])
+        last = min(int(found[2]), size - 1) if found[2] else size - 1
+    if first >= size or last < first:
+        raise GoogleError(
+            416,
+            "requestedRangeNotSatisfiable",
+            "Request range not satisfiable",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
+    return first, last
