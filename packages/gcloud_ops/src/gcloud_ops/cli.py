@@ -560,7 +560,7 @@ def _tell_end(session: Session, seen: "Snapshot", pull: Path | None) -> int:
 
         folder = pull / seen.name
         files = pull_objects(session.clients, seen.bucket, f"{seen.name}/", folder)
-        output.say(f"{len(files)} files pulled to {folder}")
+        output.say(f"results pulled to {folder} ({len(files)} files)")
     output.say(f"{seen.name}: {output.explain(seen)}")
     return output.ExitCode.DONE if seen.is_good else output.ExitCode.EXPERIMENTS_FAILED
 
@@ -688,7 +688,7 @@ def bucket_pull(path: str, folder: Path | None = None, /, *, session: _Session) 
     )
     if session.common.output == "json":
         sys.stdout.write(dump(as_json(files)))
-    say(f"{len(files)} files pulled to {target}")
+    say(f"pulled to {target} ({len(files)} files)")
 
 
 def _place(session: Session, path: str) -> tuple[str, str]:

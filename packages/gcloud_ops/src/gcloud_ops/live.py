@@ -132,14 +132,20 @@ def tell_failures(seen: Snapshot, clients: Clients) -> None:
         if row.record is None or not row.record.attempt:
             continue
         try:
-            tail = read(clients, seen.bucket, seen.name, row.id, tail=LOG_LINES)
+            tail = read(clients, seen.bucket, seen.name, row.id, tail=4 * LOG_LINES)
         except GcloudOpsError as error:
             say(f"    (its log can't be read: {one_line(str(error))})")
             continue
-        for line in clean(tail.decode("utf-8", "replace")).splitlines()[-LOG_LINES:]:
+        for line in _telling(clean(tail.decode("utf-8", "replace")).splitlines()):
             say(f"    {line}")
     if len(failed) > _FAILURES_SHOWN:
         say(f"... and {len(failed) - _FAILURES_SHOWN} more that did not finish")
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """The last lines of the command; the runner's own only where it printed none."""
+    own = [line for line in lines if not line.startswith("sinergym-runner: ")]
+    return (own or lines)[-LOG_LINES:]
 
 
 def _ending(row: Observation) -> str:
@@ -221,7 +227,8 @@ class _Lines:
         self._in_trouble = False
 
     def happened(self, event: sweeps.LaunchEvent) -> None:
-        say(_sentence(event))
+        if sentence := _sentence(event):
+            say(sentence)
 
     def seen(self, snapshot: Snapshot) -> None:
         self._in_trouble = False
@@ -268,7 +275,7 @@ def _sentence(event: sweeps.LaunchEvent) -> str:
         case sweeps.DispatchFailed(experiment=experiment, error=error):
             return f"{experiment}: command not sent: {one_line(str(error))}"
         case sweeps.Waiting(reasons=reasons):
-            return _waiting(reasons) or "nothing waits any more"
+            return _waiting(reasons)
         case sweeps.Stalled(experiments=left, reasons=reasons, seconds=seconds):
             return (
                 f"nothing has moved for {seconds:.0f} s: {len(left)} experiments are left without "

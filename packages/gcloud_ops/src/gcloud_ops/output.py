@@ -301,13 +301,13 @@ def mean_reward(row: Observation) -> str:
 
 
 def exit_text(row: Observation) -> str:
-    """The exit code or the signal; "" while there is none."""
+    """The exit code or the signal; "" where there is none."""
     if row.record is None or row.record.exit is None:
         return ""
     end = row.record.exit
     if end.code is not None:
         return str(end.code)
-    return end.signal or end.kind
+    return end.signal or ""
 
 
 def report(seen: Snapshot) -> str:
@@ -439,10 +439,11 @@ def _results(seen: Snapshot, row: Observation) -> dict[str, str]:
     """Where things are; "" where there is nothing: an experiment that never ran left nothing."""
     if row.record is None or not row.record.attempt:
         return {"log": "", "output": "", "tensorboard": "", "mlflow": ""}
-    found = places(seen, row)
+    found, outputs = places(seen, row), row.record.raw.get("outputs")
+    nothing = isinstance(outputs, Mapping) and outputs.get("files") == 0
     return {
         "log": found.log,
-        "output": found.output,
-        "tensorboard": found.tensorboard,
+        "output": "" if nothing else found.output,
+        "tensorboard": "" if nothing else found.tensorboard,
         "mlflow": found.mlflow,
     }
