@@ -157,12 +157,13 @@ class Log:
         written = 0
         try:
             if open_file is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
                 open_file = os.open(last.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
                 self._pending.append(last)
             while written < len(content):
                 written += os.write(open_file, content[written:])
         except OSError:
-            # The disk is full. The gap shows in the names of the segments, which keep counting.
+            # The disk is full, say. The gap shows in the segments' names, which keep counting.
             self._lost += len(content) - written
             last.sealed = True
         last.length += written
@@ -223,6 +224,12 @@ class Log:
             )
         except PreconditionFailed:
             return True
+        except FileNotFoundError:
+            # The command has cleared the working directory: the next bytes get a new file.
+            with self._lock:
+                segment.spool.sealed = True
+                self._lost += segment.length
+            return True
         except Exception as error:
             self.last_error = one_line(error)
             return False
@@ -233,7 +240,7 @@ class Log:
 
     @property
     def lost(self) -> int:
-        """Bytes that the disk had no room for, and that the bucket will not have."""
+        """Bytes that could not be kept on the disk, and that the bucket will not have."""
         return self._lost
 
 

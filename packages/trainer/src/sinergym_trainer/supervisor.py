@@ -140,6 +140,7 @@ class _Supervisor:
         self._box = box
         self._log = log
         self._child: int | None = None
+        self._kill_at: float | None = None
         self._preempted = False
 
     def run(self) -> int:
@@ -320,26 +321,24 @@ class _Supervisor:
     def _watch(self) -> Ended:
         """Wait for the end of the command; pass on signals and progress meanwhile."""
         stopped = False
-        kill_at: float | None = None
         while True:
             number = _next_signal(0.5)
             status = self._reap()
             if status is not None:
                 self._read_progress()
                 return Ended(status=status, stopped=stopped)
-            if kill_at is None and number in _STOP_SIGNALS:
-                stopped, kill_at = True, time.monotonic() + GRACE
+            if self._kill_at is None and number in _STOP_SIGNALS:
+                stopped, self._kill_at = True, time.monotonic() + GRACE
                 say(f"told to stop: SIGTERM to the command, which has {GRACE:g} s")
                 self._signal_child(signal.SIGTERM)
                 self._note_stop()
-            elif kill_at is None and self._keeper.verdict is not None:
-                kill_at = time.monotonic() + GRACE
+            elif self._kill_at is None and self._keeper.verdict is not None:
+                self._kill_at = time.monotonic() + GRACE
                 say(f"the experiment was ended from outside: SIGTERM to the command, {GRACE:g} s")
                 self._signal_child(signal.SIGTERM)
-            elif kill_at is not None and time.monotonic() > kill_at:
+            elif self._kill_at is not None and time.monotonic() > self._kill_at:
                 say("the command did not end in time: SIGKILL")
                 self._signal_child(signal.SIGKILL)
-                kill_at = time.monotonic() + GRACE
             self._read_progress()
 
     def _note_stop(self) -> None:
@@ -437,7 +436,7 @@ class _Supervisor:
         say(f"{state}: the last lines of the log and the record go to the bucket")
         deadline = _Deadline(seconds, GRACE)
         if self._log.lost:
-            say(f"{self._log.lost} bytes of the log found no room on the disk")
+            say(f"{self._log.lost} bytes of the log could not be kept for the bucket")
         if not self._log.flush(deadline):
             say(f"the log is not complete in the bucket: {self._log.last_error}")
         if not self._keeper.claimed.is_set():
@@ -513,10 +512,13 @@ class _Supervisor:
         """End what the command has left behind: its session, and orphans that came to us."""
         if self._child is None:
             return
-        self._signal_child(signal.SIGTERM)
-        started = time.monotonic()
-        while (left := _family(self._child)) and time.monotonic() < started + 10:
-            if time.monotonic() > started + 2:
+        now = time.monotonic()
+        # Told to stop, a shell ends at once while its program still saves: that has its time.
+        kill_at = now + 2 if self._kill_at is None else max(now + 0.5, self._kill_at)
+        if self._kill_at is None:
+            self._signal_child(signal.SIGTERM)
+        while (left := _family(self._child)) and time.monotonic() < kill_at + 8:
+            if time.monotonic() > kill_at:
                 for pid in left:
                     try:
                         os.kill(pid, signal.SIGKILL)

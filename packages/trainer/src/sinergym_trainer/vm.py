@@ -251,10 +251,11 @@ def _ask(
             problem = f"the metadata server {host} does not answer: {error}"
         if time.monotonic() >= deadline:
             return {}, problem
-        for _ in range(5):
+        again = min(deadline, time.monotonic() + 0.5)
+        while time.monotonic() < again:
             if stop():
                 raise InterruptedError
-            time.sleep(0.1)
+            time.sleep(0.05)
 
 
 class _Refused(Exception):

@@ -7,6 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 GROUP = "projects/12345/zones/europe-west1-b/instanceGroupManagers/quick"
 NewVm = Callable[..., Any]
 
@@ -226,6 +228,41 @@ def test_preemption_and_the_next_attempt(cloud: Any, new_vm: NewVm) -> None:
     assert first.output.startswith(cloud.log(attempt=1))
 
 
+@pytest.mark.slow
+def test_a_program_below_a_shell_has_its_time(cloud: Any, new_vm: NewVm) -> None:
+    """A shell dies of SIGTERM at once; the program that it had started may still save."""
+    vm = new_vm()
+    vm.start(
+        "python3 -c 'import signal, time, os\n"
+        "def save(*_):\n"
+        '  time.sleep(3); open(os.environ["SINERGYM_OUTPUT"] + "/saved", "w"); os._exit(0)\n'
+        'signal.signal(signal.SIGTERM, save); print("up", flush=True)\n'
+        "while True: time.sleep(1)'; echo never"
+    )
+    vm.says("up\n")
+    vm.stop()
+
+    assert vm.ends() == 143
+    assert "quick/quick-0001/output/saved" in cloud.objects
+    assert b"never" not in vm.output.partition(b"\nup\n")[2]
+
+
+@pytest.mark.slow
+def test_a_command_that_clears_its_folder(cloud: Any, new_vm: NewVm) -> None:
+    """Without its spool the log has a gap, which is said; later bytes are there again."""
+    vm = new_vm()
+    vm.start("sleep 0.5; rm -rf .sinergym-runner output; echo gap; sleep 4; echo after; exit 4")
+
+    assert vm.ends() == 4
+    assert cloud.record()["state"] == "failed"
+    assert b"could not be kept" in vm.output
+    for name in (name for name in cloud.objects if "/log/" in name):
+        start = int(name.rpartition("/")[2].removesuffix(".log"))
+        content = cloud.objects[name]["content"]
+        assert vm.output[start : start + len(content)] == content
+    assert any(b"after\n" in each["content"] for each in cloud.objects.values())
+
+
 def test_stopped_while_waiting(cloud: Any, new_vm: NewVm) -> None:
     """SIGTERM before a command ends the runner at once; the record still waits."""
     vm = new_vm()
@@ -239,6 +276,7 @@ def test_stopped_while_waiting(cloud: Any, new_vm: NewVm) -> None:
     assert cloud.calls == []
 
 
+@pytest.mark.slow
 def test_bucket_trouble_does_not_disturb(cloud: Any, new_vm: NewVm) -> None:
     """While the bucket answers 503 the command runs on, and everything is there later."""
     vm = new_vm()
@@ -255,6 +293,7 @@ def test_bucket_trouble_does_not_disturb(cloud: Any, new_vm: NewVm) -> None:
     assert cloud.objects["quick/quick-0001/output/r"]["content"] == b"r\n"
 
 
+@pytest.mark.slow
 def test_outputs_that_cannot_be_uploaded(cloud: Any, new_vm: NewVm) -> None:
     """When the outputs do not get through the record says so; the VM still goes."""
     vm = new_vm(environment={"SINERGYM_UPLOAD_MINUTES": "0.03", "SINERGYM_SYNC_SECONDS": "60"})
@@ -299,6 +338,7 @@ def test_twenty_megabytes_of_log(cloud: Any, new_vm: NewVm) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_the_command_leaves_behind_is_ended(cloud: Any, new_vm: NewVm) -> None:
     """Background processes of the command end with it, those in another session too."""
     vm = new_vm()
