@@ -224,11 +224,11 @@ def _today(name: str) -> str | None:
 
 def _quieten() -> None:
     import sinergym.utils.wrappers  # noqa: F401 - all loggers exist from here on
-    import tqdm
     from sinergym.simulators import eplus
 
     # A bar per episode, redrawn for each percent, makes a log unreadable.
-    eplus.tqdm = functools.partial(tqdm.tqdm, disable=True)
+    if not isinstance(eplus.tqdm, functools.partial):
+        eplus.tqdm = functools.partial(eplus.tqdm, disable=True)
     for name in list(logging.root.manager.loggerDict):
         if name in _CHATTY or name.startswith("WRAPPER"):
             logging.getLogger(name).setLevel(logging.WARNING)

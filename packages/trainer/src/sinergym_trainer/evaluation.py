@@ -206,6 +206,6 @@ _PARENT = os.getppid()
 
 if __name__ == "__main__":
     # Classes are unpickled by their module's name: in the module of that name, not in __main__.
-    from sinergym_trainer import evaluation
+    from sinergym_trainer import evaluation  # noqa: PLW0406
 
     evaluation.main(int(sys.argv[1]))

@@ -105,6 +105,11 @@ class Tracker:
         """The run, or None while the server has not answered yet."""
         return self._run
 
+    @property
+    def problem(self) -> str:
+        """What went wrong last, or an empty text."""
+        return self._problem
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Take metrics for sending; returns at once. Values that are no finite numbers are left out."""
         now = time.time_ns() // 1_000_000
@@ -144,9 +149,8 @@ class Tracker:
         while True:
             self._closing.wait(pause)
             try:
-                if self._run is None:
-                    self._connect()
-                sent = self._send()
+                run = self._run = self._run or self._connect()
+                sent = self._send(run)
             except Exception as error:  # whatever MLflow raises: training must not notice
                 self._problem = f"{type(error).__name__}: {error}".splitlines()[0][:300]
                 self._failures += 1
@@ -159,12 +163,12 @@ class Tracker:
             self._failures = 0
             pause = _SECONDS_BETWEEN_REQUESTS
             if self._closing.is_set() and not self._queue:
-                if self._end():
+                if self._end(run):
                     return
             elif self._closing.is_set() and sent:
                 time.sleep(0.05)
 
-    def _connect(self) -> None:
+    def _connect(self) -> Run:
         # Our own pauses are between tries: MLflow's would hold a request for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -192,7 +196,7 @@ class Tracker:
         self._client = client
         root = self._uri.rstrip("/")
         url = f"{root}/#/experiments/{id_}/runs/{run_id}" if root.startswith("http") else root
-        self._run = Run(run_id=run_id, url=url)
+        return Run(run_id=run_id, url=url)
 
     def _find_own(self, client: Any, experiment_id: str) -> str | None:
         """The run of an earlier try whose answer was lost."""
@@ -202,7 +206,7 @@ class Tracker:
         )
         return runs[0].info.run_id if runs else None
 
-    def _send(self) -> bool:
+    def _send(self, run: Run) -> bool:
         from mlflow.entities import Metric as MlflowMetric
 
         if not self._sending:
@@ -210,24 +214,22 @@ class Tracker:
                 self._sending.append(self._queue.popleft())
         if not self._sending:
             return False
-        assert self._run is not None
         metrics = [MlflowMetric(m.key, m.value, m.timestamp, m.step) for m in self._sending]
-        self._client.log_batch(self._run.run_id, metrics=metrics)
+        self._client.log_batch(run.run_id, metrics=metrics)
         self._sending = []
         return True
 
-    def _end(self) -> bool:
+    def _end(self, run: Run) -> bool:
         """Store the artifacts and end the run; False when that has to be tried again."""
-        assert self._run is not None
         try:
             while self._artifacts:
                 path = self._artifacts[0]
                 if path.is_dir():
-                    self._client.log_artifacts(self._run.run_id, str(path), path.name)
+                    self._client.log_artifacts(run.run_id, str(path), path.name)
                 else:
-                    self._client.log_artifact(self._run.run_id, str(path))
+                    self._client.log_artifact(run.run_id, str(path))
                 self._artifacts.pop(0)
-            self._client.set_terminated(self._run.run_id, self._status)
+            self._client.set_terminated(run.run_id, self._status)
         except Exception as error:
             self._problem = f"{type(error).__name__}: {error}".splitlines()[0][:300]
             time.sleep(1.0)

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.monitor import Monitor
 
-    from sinergym_trainer.callbacks import EpisodeCallback, EvaluationCallback
     from sinergym_trainer.tracking import Tracker
 
 DEFAULT_BUCKET = "experiments-storage"

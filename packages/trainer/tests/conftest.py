@@ -1,0 +1,147 @@
+"""Shared: a real MLflow server on loopback, and one full training that several tests look at."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sinergym_trainer.options import Options, RunPeriod
+from sinergym_trainer.training import Result, train
+
+WEEK = RunPeriod.parse("1/1-7/1")
+TWO_DAYS = RunPeriod.parse("1/1-2/1")
+CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
+CLEARED = ("SINERGYM_OUTPUT", "SINERGYM_PROGRESS", "SINERGYM_SWEEP", "SINERGYM_EXPERIMENT",
+           "SINERGYM_ATTEMPT", "SINERGYM_BUCKET", "MLFLOW_TRACKING_URI", "OMP_NUM_THREADS")  # fmt: skip
+
+
+def _free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _until[T](look: Callable[[], T], seconds: float) -> T:
+    """Look until what is seen is true, or fail after some seconds."""
+    deadline = time.monotonic() + seconds
+    while not (seen := look()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.05)
+    return seen
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    """`until(look, seconds)`: look until what is seen is true, and return it."""
+    return _until
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    return _free_port()
+
+
+@pytest.fixture(autouse=True)
+def _no_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests start as at home: no runner, no tracking server."""
+    for name in CLEARED:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real MLflow server with its own SQLite file."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    port = _free_port()
+    server = subprocess.Popen(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ),
+            *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+            *("--artifacts-destination", str(folder / "artifacts")),
+        ],
+        cwd=folder,
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=(folder / "log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+
+    def healthy() -> bool:
+        assert server.poll() is None, (folder / "log").read_text()
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    try:
+        _until(healthy, 90)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training, and what it printed and wrote where."""
+
+    options: Options
+    result: Result
+    lines: list[str]
+    progress: Path
+    mlflow: str
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> Trained:
+    """PPO for two episodes of a week as an experiment of a sweep, with everything on."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = Options(
+        environment=CONTINUOUS,
+        algorithm="PPO",
+        episodes=2,
+        seed=7,
+        n_steps=96,
+        batch_size=32,
+        run_period=WEEK,
+        normalize_action=True,
+        logger=True,
+        evaluation=True,
+        eval_freq=1,
+        eval_length=1,
+        tensorboard="./tensorboard_log",
+        mlflow_store=True,
+    )
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as environ:
+        for name in CLEARED:
+            environ.delenv(name, raising=False)
+        environ.setenv("SINERGYM_OUTPUT", str(folder / "output"))
+        environ.setenv("SINERGYM_PROGRESS", str(folder / "progress.json"))
+        environ.setenv("SINERGYM_SWEEP", "quick")
+        environ.setenv("SINERGYM_EXPERIMENT", "quick-0001")
+        environ.setenv("SINERGYM_ATTEMPT", "1")
+        environ.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+        result = train(options, say=lines.append)
+    return Trained(options, result, lines, folder / "progress.json", mlflow_server)

@@ -1,0 +1,164 @@
+"""The command: help, errors in one line, exit codes, and the seeds' commands."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
+COMMAND = (sys.executable, "-m", "sinergym_trainer")
+SEEDS = {
+    "DQN": "--environment Eplus-5Zone-hot-discrete-v1 --episodes 2 --algorithm DQN --logger --log_interval 1"
+    " --seed 58 --evaluation --eval_freq 1 --eval_length 1 --tensorboard ./tensorboard_log --remote_store",
+    "PPO": "--environment Eplus-5Zone-hot-continuous-v1 --episodes 3 --algorithm PPO --logger --log_interval 300"
+    " --seed 52 --evaluation --eval_freq 1 --eval_length 1 --tensorboard ./tensorboard_log --remote_store",
+}  # fmt: skip
+
+
+def run(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def test_help_names_the_flags_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    """Neither help nor a refused command waits for PyTorch."""
+    code = (
+        "import sys\n"
+        "from sinergym_trainer.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: print(end.code, sorted({'torch', 'sinergym', 'mlflow',"
+        " 'stable_baselines3', 'numpy', 'gymnasium'} & set(sys.modules)))\n"
+    )
+    for arguments, ending in (
+        (["--help"], "0 []"),
+        (["-env", CONTINUOUS, "-alg", "DQN"], "2 []"),
+        (["-env", "Eplus-5zone-hot-v1"], "2 []"),
+    ):
+        before = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert done.stdout.splitlines()[-1] == ending
+        assert time.monotonic() - before < 5  # generous: the machine may be busy
+        if arguments == ["--help"]:
+            assert "--eval_freq -evalf" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", "--environment"),
+        ("-env Eplus-5zone-hot-continuous-v1 --foo 1", "--foo"),
+        ("-env Eplus-5zone-hot-continuous-v1 -ep none", "none"),
+        ("-env Eplus-5zone-hot-continuous-v1 -ep 0", "--episodes must be at least 1, not 0"),
+        ("-env Eplus-5zone-hot-continuous-v1 --run_period 7/1-1/1", "ends before it begins"),
+        ("-env Eplus-5zone-hot-continuous-v1 -rw square", "exponential"),
+        ("-env Eplus-5zone-hot-continuous-v1 extra", "extra"),
+        ("-env Eplus-5zone-hot-contnuous-v1", "did you mean Eplus-5zone-hot-continuous-v1"),
+    ],
+)
+def test_bad_input_is_one_line_and_creates_nothing(
+    tmp_path: Path, arguments: str, said: str
+) -> None:
+    """Exit code 2, standard output empty, no folder."""
+    done = run(*arguments.split(), cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("sinergym-train: ")
+    assert said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["DQN", "PPO"])
+def test_the_commands_of_the_seeds_train(tmp_path: Path, name: str) -> None:
+    """As written but for a run period of two days, as `python3 DRL_battery.py` under a runner."""
+    script = tmp_path / "DRL_battery.py"
+    script.write_text("from sinergym_trainer.cli import main\nmain()\n")
+    output = tmp_path / "output"
+    extra = ["--run_period", "1/1-2/1", *(["-n", "96"] if name == "PPO" else [])]
+    done = subprocess.run(
+        [sys.executable, script.name, *SEEDS[name].split(), *extra],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "SINERGYM_OUTPUT": str(output),
+            "SINERGYM_EXPERIMENT": "seeds-0001",
+            "SINERGYM_PROGRESS": str(tmp_path / "progress.json"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "is Eplus-5zone-hot-" in done.stdout
+    assert "the runner uploads the results" in done.stdout
+    assert len(done.stdout.splitlines()) < 20
+    episodes = 2 if name == "DQN" else 3
+    progress = json.loads((tmp_path / "progress.json").read_text())
+    assert (progress["episode"], progress["timesteps"]) == (episodes, episodes * 192)
+    assert (output / "model.zip").is_file()
+    assert (output / "best_model" / "best_model.zip").is_file()
+    assert list((output / "tensorboard").glob("events.*"))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "DRL_battery.py",
+        "output",
+        "progress.json",
+    }
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_training_with_its_model_saved(
+    tmp_path: Path, until: Callable[..., Any]
+) -> None:
+    """Exit code 143, also with an evaluation under way; no process is left."""
+    output, progress = tmp_path / "output", tmp_path / "progress.json"
+    training = subprocess.Popen(
+        [*COMMAND, "-env", CONTINUOUS, "-ep", "500", "-eval", "-evalf", "1", "-evall", "50", "-n", "96"]
+        + ["--run_period", "1/1-1/1"],
+        cwd=tmp_path,
+        env={**os.environ, "SINERGYM_OUTPUT": str(output), "SINERGYM_PROGRESS": str(progress)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+
+        def members() -> dict[str, Any]:
+            return dict(json.loads(progress.read_text())) if progress.exists() else {}
+
+        until(lambda: members().get("episode", 0) >= 1, 100)
+        children = Path(f"/proc/{training.pid}/task/{training.pid}/children")
+        (evaluation,) = until(lambda: children.read_text().split(), 20)
+        training.send_signal(signal.SIGTERM)
+        said, _ = training.communicate(timeout=25)
+    finally:
+        training.kill()
+
+    assert training.returncode == 143
+    assert "stopped by SIGTERM" in said
+    assert (output / "model.zip").is_file()
+    assert not Path(f"/proc/{evaluation}").exists()
