@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import jsonschema
 import pytest
+
 from gcp_emulator.server import LocalCloud
 from gcp_emulator.state import Instance
 
@@ -122,7 +123,7 @@ class Client:
 
     async def get(self, path: str, **query: str) -> Any:
         """The reply to GET."""
-        return await self.call("GET", path, **query)
+        return await self.call("GET", path, status=200, **query)
 
     async def done(self, operation: Any) -> Any:
         """The same operation, DONE."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from gcp_emulator.cli import main
 
 COMMAND = [sys.executable, "-m", "gcp_emulator.cli"]
@@ -188,9 +189,9 @@ def test_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("serve", "--project", "No Such"),
         ("serve", "--companion", "a=/no/such/program"),
     ):
-        ended = run(*words, folder=tmp_path / "cloud")
-        assert ended.returncode == 1
-        assert len(ended.stderr.splitlines()) == 1, ended.stderr
+        failed = run(*words, folder=tmp_path / "cloud")
+        assert failed.returncode == 1
+        assert len(failed.stderr.splitlines()) == 1, failed.stderr
         assert not (tmp_path / "cloud" / "cloud.json").exists()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from gcp_emulator.server import LocalCloud
 
 from .conftest import ZONE, Client, Machines, until

@@ -8,11 +8,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from gcp_emulator.server import LocalCloud
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .conftest import GROUPS, INSTANCES, TEMPLATE, ZONE, Client, Machines, until
+from gcp_emulator.server import LocalCloud
+
+from .conftest import GROUPS, INSTANCES, TEMPLATE, ZONE, Client, Machines
 
 
 def official_route(endpoint: str) -> list[str]:
@@ -21,7 +22,7 @@ def official_route(endpoint: str) -> list[str]:
     from google.cloud import compute_v1
 
     access: Any = {
-        "credentials": AnonymousCredentials(),
+        "credentials": AnonymousCredentials(),  # type: ignore[no-untyped-call]
         "client_options": {"api_endpoint": endpoint},
     }
     project: Any = {"project": "local"}
@@ -59,17 +60,17 @@ def official_route(endpoint: str) -> list[str]:
     )
     done(groups.insert_unary(**place, instance_group_manager_resource=group))
     of: Any = {**place, "instance_group_manager": "quick"}
-    wanted = [
+    wanted: Any = [
         compute_v1.PerInstanceConfig(
             name=f"quick-{number:04d}",
             preserved_state=compute_v1.PreservedState(metadata={"number": str(number)}),
         )
         for number in range(3)
     ]
+    create: Any = {"instances": wanted}
     done(
         groups.create_instances_unary(
-            **of,
-            instance_group_managers_create_instances_request_resource={"instances": wanted},
+            **of, instance_group_managers_create_instances_request_resource=create
         )
     )
     deadline = time.monotonic() + 20
@@ -88,12 +89,10 @@ def official_route(endpoint: str) -> list[str]:
         )
     )
     assert [item.namespace for item in attributes.query_value.items] == ["hostkeys"]
+    delete: Any = {"instances": [member.instance for member in members]}
     done(
         groups.delete_instances_unary(
-            **of,
-            instance_group_managers_delete_instances_request_resource={
-                "instances": [member.instance for member in members]
-            },
+            **of, instance_group_managers_delete_instances_request_resource=delete
         )
     )
     done(groups.delete_unary(**of))
@@ -204,6 +203,10 @@ async def test_foreign_hosts_are_refused(client: Client) -> None:
         assert reply.status == 403
     async with client.session.get(url, headers={"Host": "localhost:1"}) as reply:
         assert reply.status == 200
+    shutdown = f"{client.cloud.endpoint}/emulator/shutdown"
+    async with client.session.post(shutdown, headers={"Origin": "https://evil.test"}) as reply:
+        assert reply.status == 403
+    assert not client.cloud.ending.is_set()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "example.com", ""])
@@ -231,6 +234,25 @@ async def test_templates_outlive_the_cloud(tmp_path: Path, machines: Machines) -
             assert after["id"] == before["id"]
             assert cloud.state.groups == {}
             assert cloud.state.instances == {}
+
+
+def test_broken_templates_are_named(tmp_path: Path) -> None:
+    """A templates file that is not ours is refused by name, and left alone."""
+    (tmp_path / "templates.json").write_text("{not json")
+    with pytest.raises(ValueError, match=r"templates\.json can't be read"):
+        LocalCloud(tmp_path)
+    assert (tmp_path / "templates.json").read_text() == "{not json"
+
+
+async def test_storage_is_there(client: Client) -> None:
+    """Cloud Storage answers on the same port, is counted, and can be made to fail."""
+    await client.call("POST", "/storage/v1/b", {"name": "results"}, project="local")
+    await client.call("POST", "/emulator/faults", {"method": "storage.*", "status": 429})
+    refused = await client.call("GET", "/storage/v1/b/results", status=429)
+    assert refused["error"]["errors"][0]["reason"] == "rateLimitExceeded"
+    assert (await client.get("/storage/v1/b/results"))["name"] == "results"
+    calls = (await client.get("/emulator/stats"))["calls"]
+    assert calls == {"storage.buckets.get": 2, "storage.buckets.insert": 1}
 
 
 async def test_stopping_shuts_every_machine_down(tmp_path: Path, machines: Machines) -> None:

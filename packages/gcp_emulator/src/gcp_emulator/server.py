@@ -17,6 +17,7 @@ import os
 import secrets
 import shutil
 import socket
+import urllib.parse
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
@@ -64,7 +65,8 @@ class LocalCloud:
             metadata servers are opened for it as the engine wants.
 
     Raises:
-        ValueError: The host is no loopback address, or a name is not Google's.
+        ValueError: The host is no loopback address, a name is not Google's, or the templates in
+            the folder can't be read.
     """
 
     def __init__(
@@ -246,9 +248,11 @@ class LocalCloud:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Route) -> web.StreamResponse:
         """Refuse foreign hosts, say 501 to unknown routes, and turn a crash into Google's 500."""
-        if not _is_loopback(request.url.host or ""):
-            # A page in a browser could reach loopback under a name of its own (DNS rebinding).
-            message = f"Host {request.host!r} is not this cloud: use {self.endpoint}"
+        origin = request.headers.get("Origin")
+        if not _is_loopback(request.url.host or "") or (origin and not _is_local_page(origin)):
+            # A page in a browser could reach loopback: blindly, or under a name of its own
+            # (DNS rebinding).
+            message = f"Host {request.host!r} or origin {origin!r} is not of this machine"
             return GoogleError(403, "forbidden", message).to_response()
         if request.match_info.http_exception is not None:
             message = f"The local cloud does not know {request.method} {request.path}"
@@ -269,6 +273,13 @@ def _is_loopback(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_local_page(origin: str) -> bool:
+    try:
+        return _is_loopback(urllib.parse.urlsplit(origin).hostname or "")
     except ValueError:
         return False
 

@@ -272,9 +272,15 @@ class State:
     def _load_templates(self) -> None:
         if self._templates_file is None or not self._templates_file.exists():
             return
-        for entry in json.loads(self._templates_file.read_text()):
-            template = Template(**entry)
-            self.templates[template.name] = template
+        try:
+            templates = [
+                Template(**entry) for entry in json.loads(self._templates_file.read_text())
+            ]
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self._templates_file} can't be read ({error}): remove it, or wipe the folder"
+            ) from error
+        self.templates = {template.name: template for template in templates}
 
     def _save_templates(self) -> None:
         if self._templates_file is None:
