@@ -425,9 +425,10 @@ class Containers:
         }
 
     async def _watch(self, container: Container, task: Task) -> None:
-        code = await task.wait()
+        await task.exited()
         # What its programs left behind dies with PID 1, as in a container.
         await self.engine.sweep(container.id)
+        code = await task.wait()
         container.log.flush()
         container.exit_code = code
         container.status = "exited"

@@ -34,6 +34,12 @@ WRITABLE: Final = (
 )
 """Where a file can be made; everything else, /root too, is read-only."""
 
+SHELL_TOOLS: Final = (
+    "docker", "docker-credential-gcr", "hostname", "iptables", "journalctl", "mkdir", "sudo",
+    "systemctl",
+)  # fmt: skip
+"""Programs that a real shell gets from this VM; the others are those of the machine."""
+
 _PROGRAM_FOLDERS = ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin")
 _SYSTEMD = "/etc/systemd/system"
 _START_LIMIT = 5  # DefaultStartLimitBurst
@@ -121,7 +127,7 @@ class Guest:
     async def line(self, line: str, streams: Streams, environment: Environment) -> int:
         """Run a command line as a shell does; simple ones run in process, without a shell."""
         words = simple_words(line)
-        if words is None or (words and words[0] not in self.tools and self._engine.shell):
+        if words is None or (words and self._engine.shell and not self._is_of_cos(words)):
             return await self.shell(line, streams, environment)
         if not words:
             return 0
@@ -133,6 +139,12 @@ class Guest:
         except PermissionError:
             await streams.err(f"-bash: {words[0]}: Permission denied\n")
             return 126
+
+    def _is_of_cos(self, words: Sequence[str]) -> bool:
+        """Whether a command means this VM, and not just any Linux."""
+        if words[0] == "cat":
+            return len(words) > 1 and all(self.path(name).is_file() for name in words[1:])
+        return words[0] in SHELL_TOOLS
 
     async def shell(self, line: str | None, streams: Streams, environment: Environment) -> int:
         """A real shell where the engine has one (None: an interactive one); else a very small one."""

@@ -54,6 +54,8 @@ class Streams:
     """The program that signals and new terminal sizes go to."""
     raw: bool = False
     """Whether a terminal of the program's own makes the line ends and takes Ctrl-C."""
+    interrupted: int = signal.SIGINT
+    """The signal that ended a command of this process."""
     reading: bool = False
     """Whether input was ever asked for."""
     raw_mode: Callable[[], Awaitable[None]] | None = None
@@ -622,6 +624,9 @@ class _Foreground:
     def __init__(self, container: Container) -> None:
         self._container = container
         self.pid = container.task.pid if container.task else 0
+
+    async def exited(self) -> None:
+        await self._container.ended.wait()
 
     async def wait(self) -> int:
         await self._container.ended.wait()

@@ -52,6 +52,9 @@ class Task(Protocol):
 
     pid: int
 
+    async def exited(self) -> None:
+        """Return once it has ended, while its children may still hold its output open."""
+
     async def wait(self) -> int:
         """Its exit status as Docker and shells count: 0 to 255, 128 + N for signal N.
 
@@ -193,6 +196,9 @@ class _Inert:
         await sink(1, said + b"\n")
         return _Inert(None, 0)
 
+    async def exited(self) -> None:
+        await self.wait()
+
     async def wait(self) -> int:
         while self._status is None:
             self._ended = self._ended or asyncio.Event()
@@ -253,15 +259,25 @@ class _Process:
             raise
         task = cls(process)
         ends.close_child()
+        try:
+            await task._connect(ends, program, sink)
+        except BaseException:
+            task._signal_group(signal.SIGKILL)
+            raise
+        return task
+
+    async def _connect(self, ends: "_Ends", program: Program, sink: Sink) -> None:
         if program.size is not None:
-            task._terminal = ends.output[0]
-            task.resize(*program.size)
+            self._terminal = ends.output[0]
+            self.resize(*program.size)
         if ends.input is not None:
-            task._stdin = await _writer(ends.input)
+            self._stdin = await _writer(ends.input)
         for number, fd in enumerate(ends.output, start=1):
             reader = await _reader(fd)
-            task._pumps.append(asyncio.create_task(_pump(reader, number, sink)))
-        return task
+            self._pumps.append(asyncio.create_task(_pump(reader, number, sink)))
+
+    async def exited(self) -> None:
+        await self._process.wait()
 
     async def wait(self) -> int:
         code = await self._process.wait()

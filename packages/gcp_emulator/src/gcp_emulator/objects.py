@@ -28,6 +28,7 @@ from gcp_emulator.replies import GoogleError, Json
 METADATA_LIMIT: Final = 8 * 1024
 """Bytes of an object's custom metadata, keys and values together."""
 
+_HIGHEST = "\U0010ffff"
 _MULTI_REGIONS = ("ASIA", "EU", "US")
 _DUAL_REGIONS = ("ASIA1", "EUR4", "EUR5", "EUR7", "EUR8", "NAM4")
 
@@ -469,15 +470,17 @@ class Listing:
     end: str = ""
     glob: str = ""
     trailing: bool = False
-    after: str = ""
-    """The last name or prefix of the page before."""
+    after: tuple[str, bool] | None = None
+    """The last entry of the page before: an object's name, or a prefix (true)."""
     limit: int = 1000
 
-    def page(self, bucket: Bucket) -> tuple[list[StoredObject], list[str], str]:
-        """Objects, prefixes, and the last of them both if more follow, else nothing."""
+    def page(
+        self, bucket: Bucket
+    ) -> tuple[list[StoredObject], list[str], tuple[str, bool] | None]:
+        """Objects, prefixes, and the last entry of them both if more follow."""
         items: list[StoredObject] = []
         prefixes: list[str] = []
-        last = ""
+        last = None
         for name, is_prefix in self._entries(bucket.names):
             if len(items) + len(prefixes) >= self.limit:
                 return items, prefixes, last
@@ -487,15 +490,17 @@ class Listing:
                     items.append(bucket.objects[name])
             else:
                 items.append(bucket.objects[name])
-            last = name
-        return items, prefixes, ""
+            last = (name, is_prefix)
+        return items, prefixes, None
 
     def _entries(self, names: list[str]) -> Iterator[tuple[str, bool]]:
         """Names, and prefixes once, in order; whole folders are stepped over."""
         matches = glob_matcher(self.glob) if self.glob else None
         at = bisect.bisect_left(names, max(self.prefix, self.start))
-        if self.after:
-            at = max(at, self._past(names, self.after))
+        if self.after is not None:
+            last, is_prefix = self.after
+            past = last + _HIGHEST if is_prefix else last + "\0"
+            at = max(at, bisect.bisect_left(names, past))
         while at < len(names):
             name = names[at]
             if not name.startswith(self.prefix) or (self.end and name >= self.end):
@@ -506,15 +511,10 @@ class Listing:
             elif cut >= 0:
                 folder = name[: cut + len(self.delimiter)]
                 yield folder, True
-                at = bisect.bisect_left(names, folder + "\U0010ffff", at)
+                at = bisect.bisect_left(names, folder + _HIGHEST, at)
             else:
                 yield name, False
                 at += 1
-
-    def _past(self, names: list[str], last: str) -> int:
-        if self.delimiter and last.endswith(self.delimiter) and last != self.prefix:
-            return bisect.bisect_left(names, last + "\U0010ffff")
-        return bisect.bisect_right(names, last)
 
 
 def glob_matcher(pattern: str) -> Callable[[str], bool]:

@@ -106,7 +106,7 @@ class SshServer:
                 task.cancel()
             await asyncio.gather(running, pumping, gone, return_exceptions=True)
         if running.cancelled():
-            process.exit(130)
+            process.exit(128 + streams.interrupted)
         elif running.exception() is not None:
             process.stderr.write(f"the local cloud failed: {running.exception()!r}\n".encode())
             process.exit(255)
@@ -233,7 +233,8 @@ def _streams_of(
                 number = getattr(signal, f"SIG{received.signal}", None)
                 if streams.task is not None and number is not None:
                     streams.task.signal(number)
-                elif number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                elif number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
+                    streams.interrupted = number
                     running.cancel()
                 continue
             except asyncssh.BreakReceived:

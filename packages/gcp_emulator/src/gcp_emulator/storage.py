@@ -6,7 +6,6 @@ says so.
 
 import asyncio
 import base64
-import binascii
 import json
 import re
 import secrets
@@ -144,12 +143,12 @@ class Storage:
             raise GoogleError(400, "required", "Required parameter: project")
         found = self.store.buckets(query["project"], query.get("prefix", ""))
         after, limit = _token(query), _limit(query)
-        rest = [bucket for bucket in found if bucket.name > after]
+        rest = [bucket for bucket in found if after is None or bucket.name > after[0]]
         body: Json = {"kind": "storage#buckets"}
         if rest:
             body["items"] = [_bucket_json(request, bucket) for bucket in rest[:limit]]
         if len(rest) > limit:
-            body["nextPageToken"] = _page_token(rest[limit - 1].name)
+            body["nextPageToken"] = _page_token((rest[limit - 1].name, False))
         return json_response(body)
 
     @api("storage.buckets.get")
@@ -228,7 +227,7 @@ class Storage:
     async def list_objects(self, request: web.Request) -> web.Response:
         """GET b/BUCKET/o."""
         query = _query(request, _LISTING)
-        if query.get("softDeleted") == "true" or query.get("filter"):
+        if query.get("softDeleted", "").lower() == "true" or query.get("filter"):
             raise _not_emulated("listing with softDeleted or filter")
         bucket = self.store.bucket(request.match_info["bucket"])
         items, prefixes, last = Listing(
@@ -237,7 +236,7 @@ class Storage:
             start=query.get("startOffset", ""),
             end=query.get("endOffset", ""),
             glob=query.get("matchGlob", ""),
-            trailing=query.get("includeTrailingDelimiter") == "true",
+            trailing=query.get("includeTrailingDelimiter", "").lower() == "true",
             after=_token(query),
             limit=_limit(query),
         ).page(bucket)
@@ -247,7 +246,7 @@ class Storage:
         if items:
             links = _Links(request)
             body["items"] = [links.object_json(stored) for stored in items]
-        if last:
+        if last is not None:
             body["nextPageToken"] = _page_token(last)
         return json_response(body)
 
@@ -556,7 +555,7 @@ class Storage:
     ) -> tuple[Bucket, StoredObject]:
         """The object of the path, its preconditions checked."""
         query = _query(request, {"generation", "softDeleted", *_MATCHES})
-        if query.get("softDeleted") == "true":
+        if query.get("softDeleted", "").lower() == "true":
             raise _not_emulated("softDeleted")
         bucket = self.store.bucket(request.match_info["bucket"])
         stored = self.store.find(bucket, _name(request, "object"), _number(query, "generation"))
@@ -746,15 +745,19 @@ def _limit(query: dict[str, str]) -> int:
     return 1000 if not asked else min(asked, 1000)
 
 
-def _page_token(last: str) -> str:
-    return base64.urlsafe_b64encode(last.encode()).decode()
+def _page_token(last: tuple[str, bool]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(last).encode()).decode()
 
 
-def _token(query: dict[str, str]) -> str:
+def _token(query: dict[str, str]) -> tuple[str, bool] | None:
+    text = query.get("pageToken")
+    if not text:
+        return None
     try:
-        return base64.urlsafe_b64decode(query.get("pageToken", "").encode()).decode()
-    except (binascii.Error, UnicodeError) as error:
+        name, is_prefix = json.loads(base64.urlsafe_b64decode(text.encode()))
+    except (TypeError, ValueError) as error:
         raise GoogleError(400, "invalid", "Invalid value for pageToken") from error
+    return str(name), bool(is_prefix)
 
 
 def _name(request: web.Request, which: str) -> str:

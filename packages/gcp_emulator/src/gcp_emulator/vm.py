@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncssh
 
 from gcp_emulator.containers import Containers
-from gcp_emulator.cos import Guest
+from gcp_emulator.cos import SHELL_TOOLS, Guest
 from gcp_emulator.docker import Docker, Streams
 from gcp_emulator.engine import Engine
 from gcp_emulator.shims import Shims
@@ -99,7 +99,7 @@ class Vm:
             shims=lambda: self._shims.folder(),
             mark=f"vm-{spec.id}-{time.time_ns()}",
         )
-        self._shims = Shims(names=(*self._guest.tools, "sudo"), run=self._guest.execute)
+        self._shims = Shims(names=SHELL_TOOLS, run=self._guest.execute)
         self._ssh: SshServer | None = None
         self._booting: asyncio.Task[None] | None = None
         self._cloud_init: asyncio.Task[None] | None = None
