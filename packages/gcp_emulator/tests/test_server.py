@@ -133,6 +133,10 @@ async def test_faults(client: Client) -> None:
         assert refused["error"]["message"] == fault["message"]
     await client.get(GROUPS)
     assert await client.get("/emulator/faults") == {"faults": []}
+    url = f"{client.cloud.endpoint}/emulator/faults"
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    async with client.session.post(url, data='{"method": "x"}', headers=form) as reply:
+        assert reply.status == 200, "what curl -d sends is understood"
 
 
 async def test_faults_that_cut_delay_or_lose_the_answer(client: Client) -> None:

@@ -4,8 +4,8 @@ A companion is told on the command line as ``NAME=COMMAND``; ``{port}`` in the c
 free loopback port, ``{folder}`` the folder of its own. It inherits the cloud's environment and
 the variables that lead to the cloud. It has a process group of its own, which is ended with the
 cloud. A cloud that is killed (SIGKILL) can't end it: the next one in the same folder does, by a
-mark in the companion's environment. Linux's PR_SET_PDEATHSIG is not used for this: it would reach
-the first process only, not the workers that a server starts.
+mark in the environment that companions and containers inherit. Linux's PR_SET_PDEATHSIG is not
+used for this: it would reach the first process only, not the workers that a server starts.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gcp_emulator.replies import Json
 
-_MARK = "GCP_EMULATOR_COMPANION"
+_MARK = "GCP_EMULATOR_CLOUD"
 _KILL_SECONDS = 5.0
 
 
@@ -76,7 +76,7 @@ class Companions:
                 stdout=output,
                 stderr=output,
                 cwd=home,
-                env={**os.environ, **environment, _MARK: _mark(self.folder)},
+                env={**os.environ, **environment, **mark(self.folder)},
                 start_new_session=True,
             )
         self.running[companion.name] = Running(
@@ -112,15 +112,25 @@ def parse_companion(text: str) -> Companion:
     return Companion(name=name, command=command)
 
 
+def mark(folder: Path) -> dict[str, str]:
+    """The variable by which everything that a cloud starts is known for its folder's."""
+    return {_MARK: str(folder.resolve())}
+
+
 def end_left_over(folder: Path) -> list[int]:
-    """Kill companions of this folder whose cloud is gone; the pids that were killed."""
-    wanted = f"{_MARK}={_mark(folder)}".encode()
+    """Kill what a cloud of this folder, now gone, has started; the pids that were killed.
+
+    Call it only with the folder's lock, or at the end of the cloud itself.
+    """
+    ((name, value),) = mark(folder).items()
+    wanted = f"{name}={value}".encode()
     killed = []
     for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), signal.SIGKILL)
-                killed.append(int(entry.name))
+        pid = int(entry.name)
+        with contextlib.suppress(OSError):
+            if pid != os.getpid() and wanted in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
     return killed
 
 
@@ -136,10 +146,6 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     # Workers may outlive the first process of their group.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def _mark(folder: Path) -> str:
-    return str(folder.resolve())
 
 
 def _free_port() -> int:

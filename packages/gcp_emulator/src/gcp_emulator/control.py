@@ -131,7 +131,7 @@ class Control:
         return json_response({"faults": [fault.to_json() for fault in self._faults.waiting]})
 
     async def _add_fault(self, request: web.Request) -> web.Response:
-        self._faults.add(parse_fault(await json_body(request)))
+        self._faults.add(parse_fault(await json_body(request, any_type=True)))
         return await self._list_faults(request)
 
     async def _clear_faults(self, request: web.Request) -> web.Response:
@@ -139,7 +139,7 @@ class Control:
         return await self._list_faults(request)
 
     async def _set_capacity(self, request: web.Request) -> web.Response:
-        body = await json_body(request)
+        body = await json_body(request, any_type=True)
         capacity, zone = body.get("capacity"), body.get("zone")
         if capacity is not None and (type(capacity) is not int or capacity < 0):
             message = "capacity: a whole number that is not negative, or null for no limit"
@@ -156,7 +156,7 @@ class Control:
 
     async def _preempt(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        body = await json_body(request)
+        body = await json_body(request, any_type=True)
         grace = body.get("grace", 30)
         if not isinstance(grace, int | float) or not 0 <= grace <= 600:
             raise GoogleError(400, "invalid", "grace: seconds, within 0..600")

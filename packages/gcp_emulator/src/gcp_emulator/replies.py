@@ -81,8 +81,12 @@ def json_response(
     return web.Response(text=text, status=status, headers=headers, content_type="application/json")
 
 
-async def json_body(request: web.Request) -> Json:
+async def json_body(request: web.Request, *, any_type: bool = False) -> Json:
     """The request's JSON object; an empty body is an empty object.
+
+    Args:
+        request: The request.
+        any_type: Take it whatever its content type says, as ``curl -d`` sends it.
 
     Raises:
         GoogleError: 400 ``parseError`` when it is no JSON object. A form-encoded body is none:
@@ -92,7 +96,7 @@ async def json_body(request: web.Request) -> Json:
     if not raw:
         return {}
     kind = request.content_type
-    if kind not in ("application/json", "application/octet-stream", "text/plain"):
+    if not any_type and kind not in ("application/json", "application/octet-stream", "text/plain"):
         raise GoogleError(
             400,
             "parseError",

@@ -25,6 +25,7 @@ from typing import Literal, Self
 
 from aiohttp import web
 
+from gcp_emulator.companions import mark
 from gcp_emulator.compute import Compute
 from gcp_emulator.control import Control
 from gcp_emulator.faults import Faults
@@ -225,7 +226,7 @@ class LocalCloud:
             folder=self._disks / instance.name,
             ssh_port=self.ssh_port,
             metadata_port=self.metadata_port,
-            environment=self.environment,
+            environment={**self.environment, **mark(self.folder)},
             boot_seconds=self._boot_seconds,
             pull_seconds=self._pull_seconds,
             record=record,
