@@ -194,8 +194,7 @@ async def test_timeline(client: Client) -> None:
     await client.remove("quick-0001")
     await client.settled(count=0)
     (entry,) = (await client.get("/emulator/timeline"))["instances"]
-    events = entry["events"]
-    order = [events[name]["monotonic"] for name in ("created", "ssh", "booted", "gone")]
+    order = [entry[name]["monotonic"] for name in ("created", "ssh", "booted", "gone")]
     assert order == sorted(order)
     assert entry["name"] == "quick-0001"
 

@@ -116,10 +116,10 @@ class Control:
                     {
                         "name": timeline.name,
                         "id": timeline.id,
-                        "events": {
-                            event: {"monotonic": moment.monotonic, "utc": moment.utc}
-                            for event, moment in timeline.moments.items()
-                        },
+                    }
+                    | {
+                        event: {"monotonic": moment.monotonic, "utc": moment.utc}
+                        for event, moment in timeline.moments.items()
                     }
                     for timeline in self._lifecycle.timelines.values()
                 ]
