@@ -1,6 +1,7 @@
 """The algorithms of Stable-Baselines3: which actions each can take, and which hyperparameters.
 
-The table is plain, so that a wrong command is refused in a moment; the classes are imported when a model is built.
+The table is plain, so that a wrong command is refused in a moment; the classes are imported when a
+model is built.
 """
 
 import difflib
@@ -17,7 +18,8 @@ Actions = Literal["continuous", "discrete", "multidiscrete"]
 """A kind of action space: Box, Discrete or MultiDiscrete."""
 
 _OFF_POLICY = (
-    "learning_rate", "buffer_size", "learning_starts", "batch_size", "tau", "gamma", "gradient_steps",
+    "learning_rate", "buffer_size", "learning_starts", "batch_size", "tau", "gamma",
+    "gradient_steps",
 )  # fmt: skip
 _ON_POLICY = (
     "learning_rate", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm",
@@ -47,14 +49,15 @@ class Algorithm:
         if actions not in self.actions:
             fitting = [other.name for other in ALGORITHMS.values() if actions in other.actions]
             raise InvalidOptions(
-                f"{self.name} acts on {' and '.join(sorted(self.actions))} actions, and those of {where} are {actions}:"
+                f"{self.name} acts on {' and '.join(sorted(self.actions))} actions, and those of"
+                f" {where} are {actions}:"
                 f" for this environment take {', '.join(fitting)}"
             )
 
     def build(
         self, env: Any, *, seed: int | None, hyperparameters: Mapping[str, float]
     ) -> "BaseAlgorithm":
-        """Make the model, as `PPO("MlpPolicy", env, seed=...)` would, with what was given and nothing else."""
+        """Make the model as `PPO("MlpPolicy", env, seed=...)`, with what was given and no more."""
         import stable_baselines3
 
         parameters: dict[str, Any] = dict(hyperparameters)

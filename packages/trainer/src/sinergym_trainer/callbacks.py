@@ -1,4 +1,4 @@
-"""What watches a training: Stable-Baselines3 callbacks that never touch its environment or its random numbers."""
+"""What watches a training: callbacks that touch neither its environment nor its random numbers."""
 
 import contextlib
 import json
@@ -86,7 +86,7 @@ class EpisodeCallback(BaseCallback):
         self._since = (0.0, 0)
 
     def mean_reward(self) -> float | None:
-        """The last evaluation's mean; without one, the mean of the last hundred episodes; None at first."""
+        """Of the last evaluation; without one, of the last hundred episodes; None at first."""
         evaluated = self._evaluated()
         if evaluated is not None:
             return evaluated
@@ -117,7 +117,8 @@ class EpisodeCallback(BaseCallback):
         speed = (self.num_timesteps - timesteps) / max(now - started, 1e-9)
         self._since = (now, self.num_timesteps)
         self._say(
-            f"episode {len(rewards)}/{self._episodes}  timesteps {self.num_timesteps}/{self._total_timesteps}"
+            f"episode {len(rewards)}/{self._episodes}"
+            f"  timesteps {self.num_timesteps}/{self._total_timesteps}"
             f"  reward {rewards[-1]:.2f}  {speed:.0f} steps/s"
         )
         self.logger.record("episode/reward", rewards[-1])
@@ -143,8 +144,9 @@ class EpisodeCallback(BaseCallback):
 class EvaluationCallback(BaseCallback):
     """Has the model evaluated every few episodes, keeps the best one, and `evaluations.npz`.
 
-    The file has the arrays of Stable-Baselines3's `EvalCallback`: timesteps, results and ep_lengths. At most
-    one evaluation is under way; when the next is due before it is done, the training waits for it.
+    The file has the arrays of Stable-Baselines3's `EvalCallback`: timesteps, results and
+    ep_lengths. At most one evaluation is under way; when the next is due before it is done, the
+    training waits for it.
 
     Args:
         evaluator: evaluates; closed at the end of the training.
@@ -206,7 +208,8 @@ class EvaluationCallback(BaseCallback):
             self._wait()
 
     def _start(self) -> None:
-        # Counted before the update of the algorithm that may follow this step, as EvalCallback does.
+        # Counted before the update of the algorithm that may follow this step, as EvalCallback
+        # does.
         model = Path(self._models.name) / f"{self.num_timesteps}.zip"
         self.model.save(model)
         request = Request(
@@ -234,15 +237,16 @@ class EvaluationCallback(BaseCallback):
             _replace(evaluation.model, self._folder / "best_model" / "best_model.zip")
         evaluation.model.unlink(missing_ok=True)
         self._say(
-            f"evaluation at {evaluation.timesteps} timesteps  mean reward {evaluation.mean_reward:.2f}"
-            + ("  best so far" if best else "")
+            f"evaluation at {evaluation.timesteps} timesteps"
+            f"  mean reward {evaluation.mean_reward:.2f}" + ("  best so far" if best else "")
         )
         values = {
             "eval/mean_reward": evaluation.mean_reward,
             "eval/std_reward": float(np.std(evaluation.rewards)),
             "eval/mean_ep_length": float(np.mean(evaluation.lengths)),
         }
-        # Not by `record` and `dump`: those would give it what the training has recorded since, and its step.
+        # Not by `record` and `dump`: those would give it what the training has recorded since, and
+        # its step.
         for output in self.logger.output_formats:
             output.write(dict(values), dict.fromkeys(values, ("",)), evaluation.timesteps)
 

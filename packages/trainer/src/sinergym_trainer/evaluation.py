@@ -1,13 +1,14 @@
 """Evaluation in a process of its own, beside the training.
 
-Two EnergyPlus simulations in one process break each other (see `environments.make_environment`), and whatever an
-evaluation would draw from Python's, NumPy's or PyTorch's global generators would change the training. A
-process of its own can do neither, and the training goes on meanwhile.
+Two EnergyPlus simulations in one process break each other (see `environments.make_environment`),
+and whatever an evaluation would draw from Python's, NumPy's or PyTorch's global generators would
+change the training. A process of its own can do neither, and the training goes on meanwhile.
 
-The child is this module (`python -m sinergym_trainer.evaluation FD`). It is not made by `multiprocessing`,
-which imports the caller's main module again. On the connection `FD` it reads pickled messages: first
-`(EnvironmentSpec, folder, threads, seed)`, then one `Request` after another, each answered by `Evaluation` or a
-text that says what went wrong. It ends when the connection does.
+The child is this module (`python -m sinergym_trainer.evaluation FD`). It is not made by
+`multiprocessing`, which imports the caller's main module again. On the connection `FD` it reads
+pickled messages: first `(EnvironmentSpec, folder, threads, seed)`, then one `Request` after
+another, each answered by `Evaluation` or a text that says what went wrong. It ends when the
+connection does.
 """
 
 import contextlib
@@ -38,7 +39,7 @@ class Request:
     algorithm: str
     episodes: int
     normalization: tuple[Any, Any, float] | None = None
-    """Mean, variance and count of the training's observations, which the evaluation uses and keeps as they are."""
+    """Mean, variance and count of the training's observations; the evaluation keeps them so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +110,7 @@ class Evaluator:
         raise EvaluationFailed(str(answer))
 
     def wait(self, stop: Callable[[], bool]) -> Evaluation | None:
-        """The pending evaluation's result; None when there is none, or when `stop()` became true."""
+        """The pending evaluation's result; None without one, or when `stop()` became true."""
         while self.pending and not stop():
             if result := self.poll(0.2):
                 return result
@@ -165,11 +166,12 @@ def main(descriptor: int) -> None:
 
 
 def _evaluate(env: Any, request: Request, seed: int | None) -> Evaluation:
-    """Run the model's deterministic actions; rewards and lengths are the Monitor's, as in SB3's `EvalCallback`."""
+    """Run the model's deterministic actions; the Monitor measures, as in SB3's `EvalCallback`."""
     import numpy as np
     import stable_baselines3
 
-    # A replay buffer is no part of a decision: without this, DQN would set aside one of a million steps.
+    # A replay buffer is no part of a decision: without this, DQN would set aside one of a million
+    # steps.
     model = getattr(stable_baselines3, request.algorithm).load(
         request.model, device="cpu", custom_objects={"buffer_size": 1}
     )
@@ -185,7 +187,8 @@ def _evaluate(env: Any, request: Request, seed: int | None) -> Evaluation:
         while True:
             observation = np.asarray(observation, dtype=dtype)
             action, _ = model.policy.predict(observation, deterministic=True)
-            # [()] makes a scalar of an array without dimensions, which is what a vector environment hands on.
+            # [()] makes a scalar of an array without dimensions, which is what a vector
+            # environment hands on.
             observation, _, terminated, truncated, info = env.step(action[()])
             if terminated or truncated:
                 break

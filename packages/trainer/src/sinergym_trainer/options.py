@@ -1,7 +1,8 @@
 """Every flag of `sinergym-train`, declared once: name, short name, type, default and help.
 
-The names are those of Sinergym's `DRL_battery.py` of 2021 and 2022, so that old commands run as written.
-A hyperparameter that is not given is `None`: Stable-Baselines3's own default for the algorithm holds.
+The names are those of Sinergym's `DRL_battery.py` of 2021 and 2022, so that old commands run as
+written. A hyperparameter that is not given is `None`: Stable-Baselines3's own default for the
+algorithm holds.
 """
 
 import math
@@ -98,7 +99,7 @@ class Options:
     """
 
     environment: Annotated[str, _flag("--environment", "-env", group=_EXPERIMENT)]
-    """Sinergym environment, such as Eplus-5zone-hot-continuous-v1. Ids of older versions are understood."""
+    """Sinergym environment, such as Eplus-5zone-hot-continuous-v1; older ids are understood."""
 
     algorithm: Annotated[str, _flag("--algorithm", "-alg", group=_EXPERIMENT)] = "PPO"
     """PPO, A2C, DQN, DDPG, SAC or TD3 of Stable-Baselines3."""
@@ -113,13 +114,19 @@ class Options:
     """Seed of the training; 0 is a seed."""
 
     threads: Annotated[int | None, _flag("--threads", group=_EXPERIMENT)] = None
-    """Threads of PyTorch: default OMP_NUM_THREADS, or 1. The last digits of a result depend on it."""
+    """PyTorch's threads: default OMP_NUM_THREADS, or 1. A result's last digits depend on it."""
 
     run_period: Annotated[
         RunPeriod | None,
-        _flag("--run_period", group=_ENVIRONMENT, converter=_run_period, n_tokens=1, accepts_keys=False),
+        _flag(
+            "--run_period",
+            group=_ENVIRONMENT,
+            converter=_run_period,
+            n_tokens=1,
+            accepts_keys=False,
+        ),
     ] = None
-    """Days of one episode: day,month,year,day,month,year or 1/1-7/1, last day included. Default: the environment's."""
+    """Days of one episode, the last included: day,month,year,day,month,year or 1/1-7/1."""
 
     reward: Annotated[
         Literal["linear", "exponential"], _flag("--reward", "-rw", group=_ENVIRONMENT)
@@ -129,10 +136,10 @@ class Options:
     normalization: Annotated[bool, _switch("--normalization", "-norm", group=_ENVIRONMENT)] = False
     """Normalize observations by their running mean and variance."""
 
-    normalize_action: Annotated[bool, _switch("--normalize_action", "-nact", group=_ENVIRONMENT)] = (
-        False
-    )
-    """Let the agent act in [-1, 1], scaled to the environment's setpoints (as every Sinergym of 2021 did)."""
+    normalize_action: Annotated[
+        bool, _switch("--normalize_action", "-nact", group=_ENVIRONMENT)
+    ] = False
+    """Let the agent act in [-1, 1], scaled to the setpoints, as Sinergym itself did in 2021."""
 
     multiobs: Annotated[bool, _switch("--multiobs", "-mobs", group=_ENVIRONMENT)] = False
     """Observe the last five observations instead of one."""
@@ -147,22 +154,23 @@ class Options:
     """Episodes of one evaluation."""
 
     logger: Annotated[bool, _switch("--logger", "-log", group=_RESULTS)] = False
-    """Write Sinergym's CSV files: every observation, action and reward, and a summary of each episode."""
+    """Write Sinergym's CSV files: observations, actions, rewards, a summary of each episode."""
 
     tensorboard: Annotated[str | None, _flag("--tensorboard", "-tens", group=_RESULTS)] = None
-    """Write TensorBoard's event files: a relative path goes to tensorboard/ of the output folder, an absolute one there, a gs:// one is uploaded at the end."""
+    """Write TensorBoard's event files. A relative path means tensorboard/ of the output folder, an
+    absolute one that folder; for gs:// they are uploaded at the end."""
 
     log_interval: Annotated[int | None, _flag("--log_interval", "-inter", group=_RESULTS)] = None
     """Rollouts (PPO, A2C) or episodes (DQN and the others) between logged training metrics."""
 
     mlflow_store: Annotated[bool, _switch("--mlflow_store", "-mlflow", group=_RESULTS)] = False
-    """Store the models and tables in MLflow too. Metrics go there whenever MLFLOW_TRACKING_URI is set."""
+    """Store models and tables in MLflow too; metrics go there if MLFLOW_TRACKING_URI is set."""
 
     remote_store: Annotated[bool, _switch("--remote_store", "-sto", group=_RESULTS)] = False
     """Upload the results to the bucket at the end. A runner does so in any case."""
 
     bucket_name: Annotated[str | None, _flag("--bucket_name", "-buc", group=_RESULTS)] = None
-    """Bucket of --remote_store without a runner: default SINERGYM_BUCKET, or experiments-storage."""
+    """Bucket of --remote_store: default SINERGYM_BUCKET, or experiments-storage."""
 
     learning_rate: Annotated[
         float | None, _flag("--learning_rate", "-lr", group=_HYPERPARAMETERS)

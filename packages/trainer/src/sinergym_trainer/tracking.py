@@ -1,8 +1,9 @@
 """Metrics to MLflow, at no cost to the training.
 
-A training hands its metrics over in memory and goes on. One background thread owns the client: it imports MLflow
-(seconds), connects, makes the experiment and the run, and sends what has come, at most one request a second. While
-the server is away it tries again, ever more slowly. What it could not send by the end is kept in a file.
+A training hands its metrics over in memory and goes on. One background thread owns the client: it
+imports MLflow (seconds), connects, makes the experiment and the run, and sends what has come, at
+most one request a second. While the server is away it tries again, ever more slowly. What it could
+not send by the end is kept in a file.
 """
 
 import contextlib
@@ -122,8 +123,8 @@ class Tracker:
     def close(self, *, status: str = "FINISHED", artifacts: list[Path] | None = None) -> int:
         """Send what is left, end the run, and return how many metrics could not be sent.
 
-        Waits `patience` seconds at most, or a few when the server has never answered. What is left is
-        written to the file `unsent`, with a line on standard error.
+        Waits `patience` seconds at most, or a few when the server has never answered. What is left
+        is written to the file `unsent`, with a line on standard error.
         """
         self._status = status
         self._artifacts = artifacts or []
@@ -252,7 +253,8 @@ class Tracker:
                 file.write(json.dumps(line) + "\n")
         why = self._problem or "it did not answer in time"
         print(  # noqa: T201
-            f"sinergym-train: warning: {len(left)} metrics not sent to MLflow at {self._uri} ({why});"
+            f"sinergym-train: warning: {len(left)} metrics not sent to MLflow at {self._uri}"
+            f" ({why});"
             f" they are in {self._unsent}",
             file=sys.stderr,
         )
@@ -261,8 +263,8 @@ class Tracker:
 class MlflowWriter(KVWriter):
     """Stable-Baselines3's logger, to a tracker.
 
-    Training metrics that come more often than once a second are thinned, each key to one value a second;
-    those of episodes and evaluations are all sent.
+    Training metrics that come more often than once a second are thinned, each key to one value a
+    second; those of episodes and evaluations are all sent.
     """
 
     def __init__(self, tracker: Tracker) -> None:

@@ -53,7 +53,7 @@ class Result:
     episode_rewards: tuple[float, ...]
     """The return of each whole episode of training, exactly."""
     mean_reward: float | None
-    """Of the last evaluation; without evaluation the mean of the last 100 episodes; None without any."""
+    """Of the last evaluation; without one, of the last hundred episodes; None without any."""
     output: Path
     """The folder with model.zip, monitor.csv, progress.csv, and what else was asked for."""
     model: Path
@@ -65,9 +65,9 @@ class Result:
 def train(options: Options, *, say: Callable[[str], None] | None = None) -> Result:
     """Train as the options say, and keep everything in the output folder.
 
-    The learning is that of plain Stable-Baselines3: `PPO("MlpPolicy", env, seed=...).learn(timesteps)` on the same
-    environment, with the same number of PyTorch threads, gives the same rewards and the same weights to the
-    last digit. What is around it only watches::
+    The learning is that of plain Stable-Baselines3: `PPO("MlpPolicy", env,
+    seed=...).learn(timesteps)` on the same environment, with the same number of PyTorch threads,
+    gives the same rewards and the same weights to the last digit. What is around it only watches::
 
         environment, algorithm = check(options)          # bad input ends here, nothing is made
         output = $SINERGYM_OUTPUT or ./<name>/
@@ -80,8 +80,8 @@ def train(options: Options, *, say: Callable[[str], None] | None = None) -> Resu
             at SIGTERM or SIGINT:   learning ends, all below is still done
         save the model; close env; end the MLflow run; upload, if asked to
 
-    The output folder is `$SINERGYM_OUTPUT`, or a new one in the working directory with the run's name. Progress
-    goes to the file `$SINERGYM_PROGRESS`, when it is set.
+    The output folder is `$SINERGYM_OUTPUT`, or a new one in the working directory with the run's
+    name. Progress goes to the file `$SINERGYM_PROGRESS`, when it is set.
 
     Args:
         options: what to train.
@@ -112,7 +112,8 @@ def check(options: Options) -> tuple[Environment, Algorithm]:
         other = with_actions(environment.id, algorithm.actions)
         if other:
             raise InvalidOptions(
-                f"{algorithm.name} acts on {' and '.join(sorted(algorithm.actions))} actions, and those of"
+                f"{algorithm.name} acts on {' and '.join(sorted(algorithm.actions))} actions,"
+                " and those of"
                 f" {environment.id} are {environment.actions}: take {other}, or another algorithm"
             )
     algorithm.check(
@@ -122,7 +123,8 @@ def check(options: Options) -> tuple[Environment, Algorithm]:
     )
     if options.normalize_action and environment.actions != "continuous":
         raise InvalidOptions(
-            f"--normalize_action is for continuous actions; those of {environment.id} are {environment.actions}"
+            f"--normalize_action is for continuous actions; those of {environment.id} are"
+            f" {environment.actions}"
         )
     tensorboard = options.tensorboard
     if tensorboard and "://" in tensorboard and not _bucket_path(tensorboard)[0]:
@@ -133,8 +135,9 @@ def check(options: Options) -> tuple[Environment, Algorithm]:
 def run_name(options: Options, environment: str, algorithm: str, now: datetime) -> str:
     """`<algorithm>-<environment>-episodes<n>-seed<s>(<date>)`, the name of the seeds.
 
-    The date is `YYYY-MM-DD_HH-MM-SS` in UTC: without the spaces and colons that object names and shells trip
-    over. Without a seed that part is left out; `timesteps<n>` stands for episodes when those were asked for.
+    The date is `YYYY-MM-DD_HH-MM-SS` in UTC: without the spaces and colons that object names and
+    shells trip over. Without a seed that part is left out; `timesteps<n>` stands for episodes when
+    those were asked for.
     """
     length = (
         f"timesteps{options.timesteps}" if options.timesteps else f"episodes{options.episodes}"
@@ -226,7 +229,8 @@ class _Training:
         total, unit = _whole_units(model, wanted)
         if total != wanted:
             self.say(
-                f"{self.algorithm.name} learns from {unit} timesteps at a time: {total} timesteps will run"
+                f"{self.algorithm.name} learns from {unit} timesteps at a time: {total}"
+                " timesteps will run"
                 f" for the {wanted} asked for"
             )
         episodes = max(self.options.episodes if not self.options.timesteps else 0, total // length)
@@ -258,7 +262,8 @@ class _Training:
             stop=self.stop,
             say=self.say,
         )
-        # The evaluation's first: its last result is in the progress that the other writes at the end.
+        # The evaluation's first: its last result is in the progress that the other writes at the
+        # end.
         callbacks = [evaluation, watching] if evaluation else [watching]
         how: dict[str, Any] = {"callback": callbacks}
         if self.options.log_interval is not None:
@@ -278,7 +283,8 @@ class _Training:
         mean = watching.mean_reward()
         shown = "none" if mean is None else f"{mean:.2f}"
         self.say(
-            f"{ended}: {len(rewards)} episodes, {model.num_timesteps} timesteps, mean reward {shown}"
+            f"{ended}: {len(rewards)} episodes, {model.num_timesteps} timesteps, mean reward"
+            f" {shown}"
         )
         return Result(
             name=self.name,
@@ -343,7 +349,7 @@ class _Training:
         return [path for name in names if (path := self.output / name).exists()]
 
     def _upload(self) -> None:
-        """Upload what no runner will: event files to a gs:// path, and all results with --remote_store."""
+        """Upload what no runner will: event files to gs://, all results with --remote_store."""
         supervised = bool(os.environ.get("SINERGYM_EXPERIMENT"))
         trees: list[tuple[Path, str, str]] = []
         if self.tensorboard and (self.options.tensorboard or "").startswith("gs://"):
@@ -361,7 +367,8 @@ class _Training:
         for folder, bucket, prefix in trees:
             uploaded = upload_tree(folder, bucket, prefix)
             self.say(
-                f"uploaded {uploaded.files} files, {uploaded.bytes} bytes, to gs://{bucket}/{prefix}"
+                f"uploaded {uploaded.files} files, {uploaded.bytes} bytes, to"
+                f" gs://{bucket}/{prefix}"
             )
 
 
@@ -373,19 +380,20 @@ def _notes(options: Options, environment: Environment, algorithm: Algorithm) -> 
     if environment.note:
         yield environment.note
     if options.group_name or options.auto_delete:
-        yield "--group_name and --auto_delete are accepted: the runner removes its VM and the group now"
+        yield "--group_name and --auto_delete: the runner removes its VM and the group now"
     if options.remote_store and os.environ.get("SINERGYM_EXPERIMENT"):
         yield "--remote_store: the runner uploads the results"
     if environment.actions == "continuous" and not (algorithm.bounded or options.normalize_action):
         yield (
-            f"note: {algorithm.name} starts with actions around 0, which {environment.id} clips to its lowest"
+            f"note: {algorithm.name} starts with actions around 0, which {environment.id} clips"
+            " to its lowest"
             " setpoints; --normalize_action lets it act in [-1, 1]"
         )
 
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[_Stop]:
-    """Take SIGTERM and SIGINT as a wish to end; a second one ends at once. In the main thread only."""
+    """Take SIGTERM and SIGINT as a wish to end, the second one as an order; in the main thread."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -458,7 +466,7 @@ def _normalization(
 
 
 def _whole_units(model: "BaseAlgorithm", wanted: int) -> tuple[int, int]:
-    """How many timesteps will run, and how many the algorithm takes at a time: it only stops in between."""
+    """How many timesteps will run, and how many at a time: it only stops in between."""
     from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
     if isinstance(model, OnPolicyAlgorithm):

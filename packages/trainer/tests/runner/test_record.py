@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sinergym_trainer.record import (
+from sinergym_trainer.runner.record import (
     FINAL,
     METADATA_LIMIT,
     Exit,

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command `sinergym-runner`; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
-        from sinergym_trainer.supervisor import supervise
+        from sinergym_trainer.runner.supervisor import supervise
 
         return supervise()
     if arguments[0] == "submit":
@@ -62,12 +62,8 @@ def _submit(arguments: list[str]) -> int:
     if not command.strip():
         sys.stderr.write("sinergym-runner: submit needs a command: submit -- COMMAND\n")
         return 2
-    from sinergym_trainer.mailbox import submit
+    from sinergym_trainer.runner.mailbox import submit
 
     code, line = submit(command)
     (sys.stderr if code else sys.stdout).write(f"sinergym-runner: {line}\n")
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

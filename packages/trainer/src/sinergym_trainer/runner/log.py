@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sinergym_trainer.record import one_line
+from sinergym_trainer.runner.record import one_line
 
 SEGMENT_LIMIT = 4 << 20
 """Bytes of one spool file, and so of the largest segment."""
