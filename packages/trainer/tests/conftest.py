@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from sinergym_trainer.options import Options, RunPeriod
 from sinergym_trainer.training import Result, train
 
 WEEK = RunPeriod.parse("1/1-7/1")
 TWO_DAYS = RunPeriod.parse("1/1-2/1")
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
-CLEARED = ("SINERGYM_OUTPUT", "SINERGYM_PROGRESS", "SINERGYM_SWEEP", "SINERGYM_EXPERIMENT",
-           "SINERGYM_ATTEMPT", "SINERGYM_BUCKET", "MLFLOW_TRACKING_URI", "OMP_NUM_THREADS")  # fmt: skip
+CLEARED = (
+    *("SINERGYM_OUTPUT", "SINERGYM_PROGRESS", "SINERGYM_SWEEP", "SINERGYM_EXPERIMENT"),
+    *("SINERGYM_ATTEMPT", "SINERGYM_BUCKET", "MLFLOW_TRACKING_URI", "OMP_NUM_THREADS"),
+)
 
 
 def _free_port() -> int:

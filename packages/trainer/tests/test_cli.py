@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
+DAY = ("--run_period", "1/1-1/1")
 COMMAND = (sys.executable, "-m", "sinergym_trainer")
 SEEDS = {
-    "DQN": "--environment Eplus-5Zone-hot-discrete-v1 --episodes 2 --algorithm DQN --logger --log_interval 1"
-    " --seed 58 --evaluation --eval_freq 1 --eval_length 1 --tensorboard ./tensorboard_log --remote_store",
-    "PPO": "--environment Eplus-5Zone-hot-continuous-v1 --episodes 3 --algorithm PPO --logger --log_interval 300"
-    " --seed 52 --evaluation --eval_freq 1 --eval_length 1 --tensorboard ./tensorboard_log --remote_store",
-}  # fmt: skip
+    "DQN": "--environment Eplus-5Zone-hot-discrete-v1 --episodes 2 --algorithm DQN --logger"
+    " --log_interval 1 --seed 58 --evaluation --eval_freq 1 --eval_length 1 --tensorboard ./tensorboard_log"
+    " --remote_store",
+    "PPO": "--environment Eplus-5Zone-hot-continuous-v1 --episodes 3 --algorithm PPO --logger"
+    " --log_interval 300 --seed 52 --evaluation --eval_freq 1 --eval_length 1 --tensorboard ./tensorboard_log"
+    " --remote_store",
+}
 
 
 def run(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -138,13 +141,12 @@ def test_sigterm_ends_a_training_with_its_model_saved(
     """Exit code 143, also with an evaluation under way; no process is left."""
     output, progress = tmp_path / "output", tmp_path / "progress.json"
     training = subprocess.Popen(
-        [*COMMAND, "-env", CONTINUOUS, "-ep", "500", "-eval", "-evalf", "1", "-evall", "50", "-n", "96"]
-        + ["--run_period", "1/1-1/1"],
+        [*COMMAND, *f"-env {CONTINUOUS} -ep 500 -eval -evalf 1 -evall 50 -n 96".split(), *DAY],
         cwd=tmp_path,
         env={**os.environ, "SINERGYM_OUTPUT": str(output), "SINERGYM_PROGRESS": str(progress)},
         stdout=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+    )
     try:
 
         def members() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from sinergym_trainer.environments import (
     ENVIRONMENTS,
     EnvironmentSpec,
@@ -22,12 +23,24 @@ TWO_DAYS = RunPeriod.parse("1/1-2/1")
     ("old", "today", "actions"),
     [
         ("Eplus-5Zone-hot-discrete-v1", "Eplus-5zone-hot-discrete-v1", "discrete"),
-        ("Eplus-5Zone-cool-continuous-stochastic-v1", "Eplus-5zone-cool-continuous-stochastic-v1", "continuous"),
-        ("Eplus-datacenter-mixed-continuous-v1", "Eplus-datacenter_cw-mixed-continuous-v1", "continuous"),
-        ("Eplus-datacenter-discrete-stochastic-v1", "Eplus-datacenter_cw-hot-discrete-stochastic-v1", "discrete"),
+        (
+            "Eplus-5Zone-cool-continuous-stochastic-v1",
+            "Eplus-5zone-cool-continuous-stochastic-v1",
+            "continuous",
+        ),
+        (
+            "Eplus-datacenter-mixed-continuous-v1",
+            "Eplus-datacenter_cw-mixed-continuous-v1",
+            "continuous",
+        ),
+        (
+            "Eplus-datacenter-discrete-stochastic-v1",
+            "Eplus-datacenter_cw-hot-discrete-stochastic-v1",
+            "discrete",
+        ),
         ("eplus-Office-hot-discrete-v1", "Eplus-office-hot-discrete-v1", "discrete"),
     ],
-)  # fmt: skip
+)
 def test_old_ids_mean_those_of_today(old: str, today: str, actions: str) -> None:
     """And it is said in a note that has both."""
     found = resolve(old)

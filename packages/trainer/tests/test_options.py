@@ -5,19 +5,23 @@ from datetime import date, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sinergym_trainer.cli import app
 from sinergym_trainer.errors import InvalidOptions
 from sinergym_trainer.options import HYPERPARAMETERS, Options, RunPeriod
 
 SEEDS = (
-    "--environment Eplus-5Zone-hot-discrete-v1 --episodes 2 --algorithm DQN --logger --log_interval 1 --seed 58"
+    "--environment Eplus-5Zone-hot-discrete-v1 --episodes 2 --algorithm DQN --logger"
+    " --log_interval 1 --seed 58"
     " --evaluation --eval_freq 1 --eval_length 1 --tensorboard ./tensorboard_log --remote_store"
 )
 SHORT = (
-    "-env E -ep 3 -alg A2C -rw exponential -norm -mobs -log -tens t -eval -evalf 4 -evall 5 -inter 6 -sd 0 -sto"
-    " -mlflow -group g -del -lr .1 -g .9 -n 7 -gl .8 -ec .01 -v .4 -m .3 -rms 1e-5 -bfs 8 -ls 9 -tau .2 -sig .1"
+    "-env E -ep 3 -alg A2C -rw exponential -norm -mobs -log -tens t -eval -evalf 4 -evall 5"
+    " -inter 6 -sd 0 -sto"
+    " -mlflow -group g -del -lr .1 -g .9 -n 7 -gl .8 -ec .01 -v .4 -m .3 -rms 1e-5 -bfs 8 -ls 9"
+    " -tau .2 -sig .1"
     " -bs 64 -ne 10 -gs 1 -cr .2 -buc b"
-)  # fmt: skip
+)
 
 
 def parse(line: str) -> Options:
@@ -54,10 +58,8 @@ def test_short_names_are_whole_names() -> None:
     assert (options.environment, options.episodes, options.algorithm) == ("E", 3, "A2C")
     assert (options.seed, options.reward, options.tensorboard) == (0, "exponential", "t")
     assert (options.eval_freq, options.eval_length, options.log_interval) == (4, 5, 6)
-    assert all(
-        (options.normalization, options.multiobs, options.logger, options.evaluation)
-        + (options.remote_store, options.mlflow_store, options.auto_delete)
-    )
+    assert options.normalization and options.multiobs and options.logger and options.evaluation
+    assert options.remote_store and options.mlflow_store and options.auto_delete
     assert set(options.hyperparameters()) == set(HYPERPARAMETERS)
     assert (options.vf_coef, options.n_steps, options.sigma) == (0.4, 7, 0.1)
     assert parse("-env E -tu .5").tau == 0.5

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from sinergym_trainer.tracking import Tracker
 
 
@@ -103,7 +104,7 @@ def test_a_training_is_an_mlflow_run(trained: Any) -> None:
 def test_a_server_that_comes_late_gets_everything(
     mlflow_server: str, free_port: int, until: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Metrics wait in memory, unsafe names are made safe, and numbers that are none are left out."""
+    """Metrics wait in memory, unsafe names are made safe, and what is no number is left out."""
     from mlflow import MlflowClient
 
     port = free_port

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from sinergym_trainer.algorithms import ALGORITHMS
 from sinergym_trainer.errors import InvalidOptions
 from sinergym_trainer.options import Options, RunPeriod
@@ -21,7 +22,7 @@ WEEK = RunPeriod.parse("1/1-7/1")
 def plain(
     algorithm: str, folder: Path, *, period: tuple[int, ...], timesteps: int, **parameters: Any
 ) -> tuple[Any, list[float]]:
-    """The same training as a researcher writes it: gym.make, Stable-Baselines3, and nothing of ours."""
+    """The same training as one writes it: gym.make, Stable-Baselines3, nothing of ours."""
     import gymnasium as gym
     import stable_baselines3
     import torch
@@ -53,7 +54,7 @@ def assert_same_weights(model: Any, saved: Path) -> None:
 
 @pytest.mark.slow
 def test_ppo_equals_plain_stable_baselines3(trained: Any, tmp_path: Path) -> None:
-    """With evaluation, MLflow, TensorBoard and logger on: the same rewards and weights to the last digit."""
+    """With evaluation, MLflow, TensorBoard and logger on: equal to the last digit."""
     model, rewards = plain(
         "PPO",
         tmp_path,
@@ -175,15 +176,27 @@ def test_the_table_of_algorithms_is_true() -> None:
     ("options", "said"),
     [
         ({"algorithm": "DQN"}, "DQN acts on discrete.*take Eplus-5zone-hot-discrete-v1"),
-        ({"algorithm": "SAC", "environment": "Eplus-shop-hot-discrete-v1"}, "take Eplus-shop-hot-continuous-v1"),
-        ({"algorithm": "DQN", "environment": "Eplus-radiant-hot-discrete-v1"}, "multidiscrete.*take PPO, A2C"),
+        (
+            {"algorithm": "SAC", "environment": "Eplus-shop-hot-discrete-v1"},
+            "take Eplus-shop-hot-continuous-v1",
+        ),
+        (
+            {"algorithm": "DQN", "environment": "Eplus-radiant-hot-discrete-v1"},
+            "multidiscrete.*take PPO, A2C",
+        ),
         ({"algorithm": "PPP"}, "did you mean PPO"),
-        ({"algorithm": "PPO", "buffer_size": 10}, "PPO does not take --buffer_size; it takes --learning_rate"),
+        (
+            {"algorithm": "PPO", "buffer_size": 10},
+            "PPO does not take --buffer_size; it takes --learning_rate",
+        ),
         ({"algorithm": "A2C", "n_epochs": 2}, "A2C does not take --n_epochs"),
-        ({"environment": "Eplus-5zone-hot-discrete-v1", "normalize_action": True}, "--normalize_action"),
+        (
+            {"environment": "Eplus-5zone-hot-discrete-v1", "normalize_action": True},
+            "--normalize_action",
+        ),
         ({"tensorboard": "s3://bucket/path"}, "gs://BUCKET/PATH"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused_before_anything_starts(
     options: dict[str, Any], said: str
 ) -> None:

@@ -112,7 +112,7 @@ class Tracker:
         return self._problem
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Take metrics for sending; returns at once. Values that are no finite numbers are left out."""
+        """Take metrics for sending; returns at once. All but finite numbers is left out."""
         now = time.time_ns() // 1_000_000
         for key, value in metrics.items():
             number = _number(value)
