@@ -31,9 +31,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sinergym_trainer.outputs import Uploader, connect
 from sinergym_trainer.runner import mailbox, vm
 from sinergym_trainer.runner.log import Log
-from sinergym_trainer.outputs import Uploader, connect
 from sinergym_trainer.runner.record import (
     FINAL,
     Exit,
