@@ -179,7 +179,7 @@ class Console(App[int]):
         if self._feed is not None:
             self._feed.stop.set()
         self._feed = feed = LogFeed(message.key)
-        self._fleet_screen.log_view.clear("reading …" if message.key else "")
+        self._fleet_screen.log_view.clear("no line yet" if message.key else "")
         self._paint()
         if message.key:
             self.set_timer(_SETTLE, lambda: self._start_reading(feed))

@@ -139,7 +139,7 @@ class Fleet:
         from gcloud_ops import sweeps
 
         now = time.monotonic()
-        if afresh or now - self._listed_at >= _LISTED_EVERY:
+        if afresh or not self._summaries or now - self._listed_at >= _LISTED_EVERY:
             self._summaries = sweeps.list_sweeps(self._clients)
             self._listed_at = now
             self._keep_what_is_listed()

@@ -47,10 +47,11 @@ class LineCutter:
     def _shown(self, line: bytes) -> list[str]:
         lost, line = self._lost + max(0, len(line) - _HELD), line[:_HELD]
         text = clean(line.decode("utf-8", errors="replace")).rstrip("\n")
-        lines = [_cut(part.expandtabs(_TAB), 0) for part in text.split("\n")]
-        if lost:
-            lines[-1] = _cut(lines[-1], lost)
-        return lines
+        *parts, last = text.split("\n")
+        return [
+            *(_cut(part.expandtabs(_TAB), 0) for part in parts),
+            _cut(last.expandtabs(_TAB), lost),
+        ]
 
 
 class LogFeed:

@@ -82,7 +82,7 @@ class SweepState:
 
 
 SWEEP_COLUMNS = (
-    Column(key="name", title="Sweep", width=16, rank=0, grows=True),
+    Column(key="name", title="Sweep", width=12, rank=0, grows=True),
     Column(key="state", title="State", width=13, rank=1),
     Column(key="done", title="Done", width=9, rank=2, is_right=True),
     Column(key="progress", title="Progress", width=10, rank=4),

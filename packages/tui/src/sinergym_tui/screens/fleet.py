@@ -60,13 +60,15 @@ class FleetScreen(Screen[None]):
         #status { height: 1; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
         #status.-trouble { color: $text-error; text-style: bold; }
         #panels { height: 1fr; }
-        LiveTable, LogView { border: round $foreground 30%; border-title-style: bold; }
+        LiveTable, LogView { border: round $foreground 30%; border-title-style: bold;
+            border-title-color: $foreground; border-subtitle-color: $foreground 60%; }
         LiveTable:focus, LogView:focus { border: round $primary; }
-        #sweeps { height: 6; }
+        #sweeps { height: auto; min-height: 5; max-height: 6; }
         #experiments { height: 1fr; }
         #log { height: 1fr; }
         &.-wide #panels { layout: horizontal; }
-        &.-wide #sweeps { width: 34%; max-width: 68; min-width: 54; height: 1fr; }
+        &.-wide #sweeps { width: 30%; max-width: 68; min-width: 46; height: 1fr;
+            max-height: 100%; }
         &.-wide #one { width: 1fr; }
         &.-wide #experiments { height: 2fr; }
         &.-wide #log { height: 3fr; }

@@ -129,18 +129,19 @@ def plan_lines(plan: "LaunchPlan") -> list[str]:
     experiments = plan.sweep.experiments
     template = plan.template
     bucket = plan.bucket if plan.bucket_exists else f"{plan.bucket} (will be made)"
-    return [
-        one_line(text)
-        for text in (
-            f"Sweep     {plan.sweep.name}: {len(experiments)} experiments",
-            f"VMs       {plan.instances} × {template.machine_type or '?'}, in {plan.zone}, "
+    labelled = (
+        ("Sweep", f"{plan.sweep.name}: {len(experiments)} experiments"),
+        (
+            "VMs",
+            f"{plan.instances} × {template.machine_type or '?'}, in {plan.zone}, "
             f"project {plan.project}",
-            f"Template  {template.name}: {template.image or 'no container of ours'}",
-            f"Bucket    {bucket}",
-            *(f"{each.id}  {each.command}" for each in experiments[:_SHOWN]),
-            *([f"… and {len(experiments) - _SHOWN} more"] if len(experiments) > _SHOWN else []),
-        )
-    ]
+        ),
+        ("Template", f"{template.name}: {template.image or 'no container of ours'}"),
+        ("Bucket", bucket),
+        *((each.id, each.command) for each in experiments[:_SHOWN]),
+        *((("…", f"and {len(experiments) - _SHOWN} more"),) if len(experiments) > _SHOWN else ()),
+    )
+    return [f"{label:<10} {one_line(text)}" for label, text in labelled]
 
 
 class SweepFileSuggester(Suggester):

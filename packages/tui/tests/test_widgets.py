@@ -1,0 +1,173 @@
+"""The table and the log by themselves, with made-up rows."""
+
+from textual.app import App, ComposeResult
+
+from sinergym_tui.rows import Cell, Column
+from sinergym_tui.widgets.live_table import LiveTable
+from sinergym_tui.widgets.log_view import LogView
+
+COLUMNS = (
+    Column(key="name", title="Name", width=10, rank=0),
+    Column(key="value", title="Value", width=8, rank=1, is_right=True),
+    Column(key="note", title="Note", width=12, rank=2, grows=True),
+)
+
+
+def rows(count: int, **changed: str) -> list[tuple[str, tuple[Cell, ...]]]:
+    """Rows a0, a1...; `a1="x"` gives that row another value."""
+    return [
+        (f"a{n}", (Cell(f"a{n}"), Cell(changed.get(f"a{n}", "0")), Cell("[red]note[/]", "muted")))
+        for n in range(count)
+    ]
+
+
+def is_following(log: LogView) -> bool:
+    """Asked anew each time (a type checker takes an attribute to stay as it was)."""
+    return log.following
+
+
+class Stage(App[None]):
+    """Nothing but a table and a log."""
+
+    CSS = "LiveTable { height: 1fr; } LogView { height: 1fr; }"
+
+    def compose(self) -> ComposeResult:
+        """The two widgets."""
+        yield LiveTable(COLUMNS, placeholder="nothing", id="table")
+        yield LogView(keep=1000, id="log")
+
+    @property
+    def table(self) -> LiveTable:
+        """The table."""
+        return self.query_one(LiveTable)
+
+    @property
+    def log_view(self) -> LogView:
+        """The log."""
+        return self.query_one(LogView)
+
+    @property
+    def text(self) -> str:
+        """What the terminal shows."""
+        return "\n".join(strip.text for strip in self.screen._compositor.render_strips())
+
+
+async def test_only_rows_that_changed_are_painted() -> None:
+    """One cell of a thousand rows costs one line."""
+    app = Stage()
+    async with app.run_test(size=(80, 48)) as pilot:
+        app.table.show(rows(1000))
+        await pilot.pause()
+        before = app.table.lines_painted
+
+        app.table.show(rows(1000))
+        await pilot.pause()
+        assert app.table.lines_painted == before
+
+        app.table.show(rows(1000, a3="7", a900="8"))
+        await pilot.pause()
+        assert app.table.lines_painted == before + 1
+        assert any("a3" in line and "7" in line for line in app.text.splitlines())
+
+
+async def test_the_cursor_stays_with_its_row() -> None:
+    """Rows that come and go above it don't move the choice to another experiment."""
+    app = Stage()
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.table.show(rows(5))
+        await pilot.press("down", "down")
+        assert app.table.key == "a2"
+
+        app.table.show(list(reversed(rows(8))))
+        await pilot.pause()
+        assert app.table.key == "a2"
+
+        app.table.show(rows(1))
+        assert app.table.key == "a0"
+        app.table.show([])
+        assert app.table.key == ""
+        await pilot.pause()
+        assert "nothing" in app.text
+
+
+async def test_the_cursor_is_always_in_sight() -> None:
+    """Moving far scrolls the table; the header stays above."""
+    app = Stage()
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.table.show(rows(500))
+        await pilot.pause()
+        for keys, key in ((("end",), "a499"), (("home",), "a0"), (("pagedown",) * 3, "a30")):
+            await pilot.press(*keys)
+            await pilot.pause()
+            assert app.table.key == key
+            shown = app.text.splitlines()
+            assert shown[0].strip().startswith("Name")
+            assert any(line.startswith("› ") and key in line for line in shown)
+
+
+async def test_cells_are_no_markup() -> None:
+    """Brackets are shown as they are."""
+    app = Stage()
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.table.show(rows(2))
+        await pilot.pause()
+        assert "[red]note[/]" in app.text
+
+
+async def test_a_click_puts_the_cursor_on_a_row() -> None:
+    """The mouse works too."""
+    app = Stage()
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.table.show(rows(5))
+        await pilot.pause()
+        await pilot.click("#table", offset=(4, 4))
+        assert app.table.key == "a3"
+
+
+async def test_the_log_follows_until_somebody_scrolls_up() -> None:
+    """Scrolling up pauses, coming back to the end follows again; nothing fights the scroll."""
+    app = Stage()
+    async with app.run_test(size=(80, 24)) as pilot:
+        log = app.log_view
+        log.focus()
+        log.append([f"line {n}" for n in range(100)])
+        await pilot.pause()
+        assert "line 99" in app.text
+
+        await pilot.press("pageup")
+        await pilot.pause()
+        assert not is_following(log)
+        seen = app.text
+        log.append(["later"] * 50)
+        await pilot.pause()
+        assert app.text.splitlines()[12:20] == seen.splitlines()[12:20]
+
+        await pilot.press("end")
+        await pilot.pause()
+        assert is_following(log)
+        log.append(["the newest"])
+        await pilot.pause()
+        assert "the newest" in app.text
+
+        await pilot.press("f")
+        assert not is_following(log)
+
+
+async def test_the_log_is_bounded_and_stays_where_it_is_read() -> None:
+    """Old lines go; who reads in the middle goes on reading the same lines."""
+    app = Stage()
+    async with app.run_test(size=(80, 24)) as pilot:
+        log = app.log_view
+        log.focus()
+        log.append([f"line {n}" for n in range(1000)])
+        await pilot.pause()
+        await pilot.press("pageup", "pageup")
+        await pilot.pause()
+        top = log.lines[int(log.scroll_y)]
+
+        for n in range(1000, 1400, 10):
+            log.append([f"line {m}" for m in range(n, n + 10)])
+        await pilot.pause()
+
+        assert len(log.lines) <= 1100
+        assert log.lines[int(log.scroll_y)] == top
