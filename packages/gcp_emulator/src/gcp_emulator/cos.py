@@ -20,8 +20,9 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from gcp_emulator.docker import Docker, Streams
+from gcp_emulator.docker import Docker
 from gcp_emulator.engine import MARKER, SYSTEM_PATH, Engine, Program
+from gcp_emulator.streams import Streams
 
 WRITABLE: Final = (
     "/etc",
@@ -253,9 +254,10 @@ class Guest:
             stdin=True,
             size=streams.size,
         )
+        await streams.set_raw(True)
         task = await self._engine.start(program, streams.sink)
         try:
-            return await streams.join(task, stdin=True, raw=True)
+            return await streams.join(task, stdin=True)
         except asyncio.CancelledError:
             # Its terminal is gone.
             task.hang_up()
@@ -768,7 +770,34 @@ def parse_unit(text: str) -> tuple[UnitFile, list[tuple[int, str]]]:
 
 # Known to systemd and without effect here.
 _WITHOUT_EFFECT: Final = frozenset(
-    ["ExecStartPost", "ExecStopPost", "ExecReload", "TimeoutStartSec", "TimeoutStopSec", "TimeoutSec", "KillMode", "KillSignal", "StandardOutput", "StandardError", "SyslogIdentifier", "User", "Group", "WorkingDirectory", "LimitNOFILE", "NotifyAccess", "OOMScoreAdjust", "Nice", "SuccessExitStatus", "RestartPreventExitStatus", "StartLimitIntervalSec", "StartLimitBurst", "Delegate", "SendSIGKILL", "RuntimeMaxSec", "PrivateTmp"]
+    [
+        "ExecStartPost",
+        "ExecStopPost",
+        "ExecReload",
+        "TimeoutStartSec",
+        "TimeoutStopSec",
+        "TimeoutSec",
+        "KillMode",
+        "KillSignal",
+        "StandardOutput",
+        "StandardError",
+        "SyslogIdentifier",
+        "User",
+        "Group",
+        "WorkingDirectory",
+        "LimitNOFILE",
+        "NotifyAccess",
+        "OOMScoreAdjust",
+        "Nice",
+        "SuccessExitStatus",
+        "RestartPreventExitStatus",
+        "StartLimitIntervalSec",
+        "StartLimitBurst",
+        "Delegate",
+        "SendSIGKILL",
+        "RuntimeMaxSec",
+        "PrivateTmp",
+    ]
 )
 
 

@@ -3,7 +3,7 @@
 So ``docker ps | grep x`` works in a shell that knows no Docker. They speak over a Unix socket in a
 folder that only this user can enter. Frames are a letter, a length and as many bytes: the shim sends
 ``i`` (input; empty at its end), ``w`` (terminal size) and ``s`` (a signal), and gets ``o``, ``e``
-(output), ``r`` (send input), ``t`` (make the terminal raw) and ``x`` (exit status).
+(output), ``r`` (send input), ``t`` (1: make the terminal raw, 0: no longer) and ``x`` (exit status).
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from gcp_emulator.docker import Streams
+from gcp_emulator.streams import Streams
 
 _FRAME = struct.Struct(">cI")
 
@@ -93,8 +93,8 @@ class Shims:
                 await send(b"r")
             return await input_queue.get()
 
-        async def raw() -> None:
-            await send(b"t")
+        async def raw(begins: bool) -> None:
+            await send(b"t", bytes([begins]))
 
         size = tuple(asked["size"]) if asked["size"] else None
         streams = Streams(sink=sink, read=read, size=size, raw_mode=raw)
@@ -189,10 +189,14 @@ try:
                 data = data[os.write(1 if letter == b"o" else 2, data):]
         elif letter == b"r":
             threading.Thread(target=feed, daemon=True).start()
-        elif letter == b"t" and terminal and before is None:
+        elif letter == b"t" and terminal:
             import termios, tty
-            before = termios.tcgetattr(0)
-            tty.setraw(0)
+            if data == b"\\1" and before is None:
+                before = termios.tcgetattr(0)
+                tty.setraw(0, termios.TCSADRAIN)
+            elif data == b"\\0" and before is not None:
+                termios.tcsetattr(0, termios.TCSADRAIN, before)
+                before = None
         elif letter == b"x":
             code = data[0]
             break

@@ -12,10 +12,11 @@ import asyncssh
 
 from gcp_emulator.containers import Containers
 from gcp_emulator.cos import SHELL_TOOLS, Guest
-from gcp_emulator.docker import Docker, Streams
+from gcp_emulator.docker import Docker
 from gcp_emulator.engine import Engine
 from gcp_emulator.shims import Shims
 from gcp_emulator.ssh import SshServer, authorized_keys
+from gcp_emulator.streams import Streams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
