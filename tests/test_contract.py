@@ -1,0 +1,156 @@
+"""docs/contract.md, held on both sides: what the launcher writes the runner reads, and back."""
+
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.clouds import ROOT
+
+from gcloud_ops import startup, sweeps
+from gcloud_ops.errors import InvalidRequest
+from gcloud_ops.model import (
+    Dispatch,
+    Experiment,
+    ExperimentStatus,
+    Manifest,
+    Member,
+    status_of,
+)
+from gcloud_ops.model import Record as SeenRecord
+from sinergym_trainer.runner.record import Exit, Record, claim, metadata_of, parse_record
+from sinergym_trainer.runner.supervisor import boot_command
+
+CONTRACT = (ROOT / "docs" / "contract.md").read_text()
+NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
+STATES = ("waiting", "running", "uploading", "finished", "failed", "cancelled", "idle")
+UP = Member(name="quick-0001", id="1234567890", status="RUNNING")
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=3000)
+records = st.builds(
+    Record,
+    sweep=st.just("quick"),
+    experiment=st.just("quick-0001"),
+    instance=st.just("quick-0001"),
+    instance_id=st.just("1234567890"),
+    attempt=st.integers(1, 99),
+    state=st.sampled_from(STATES),
+    command=texts,
+    versions=st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=9),
+    started=st.just("2026-11-22T09:59:00Z"),
+    updated=st.just("2026-11-22T09:59:59Z"),
+    progress=st.fixed_dictionaries(
+        {}, optional={"episode": st.integers(0, 9), "mean_reward": st.floats(-9, 9)}
+    ),
+    exit=st.none()
+    | st.builds(
+        Exit,
+        code=st.integers(0, 255),
+        signal=st.none() | st.just("SIGTERM"),
+        kind=st.sampled_from(["ok", "error", "oom"]),
+        hint=st.none() | texts,
+    ),
+)
+
+
+@given(records)
+def test_the_launcher_reads_what_the_runner_writes(record: Record) -> None:
+    """Object and metadata say the same, within 8 KiB, and every state has a status."""
+    whole = SeenRecord.from_json(json.dumps(record.to_json()), generation=7)
+    listed = SeenRecord.from_json(metadata_of(record), generation=7)
+
+    assert len(metadata_of(record)) < 8192
+    for seen in (whole, listed):
+        assert (seen.experiment, seen.attempt, seen.state) == (
+            record.experiment,
+            record.attempt,
+            record.state,
+        )
+        assert seen.exit == whole.exit or record.exit is not None
+        assert (seen.exit is None) == (record.exit is None)
+    status, _ = status_of(UP, whole, now=NOW, group_exists=True)
+    assert status.is_final == whole.is_final
+    if not whole.is_final:
+        assert status == record.state
+
+
+def test_states_of_the_contract_are_the_states_of_both_sides() -> None:
+    """The page's table of states, and which are final, is what the code does."""
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (yes|no) \|$", CONTRACT, re.MULTILINE)
+
+    assert [name for name, _ in rows] == list(STATES)
+    for name, final in rows:
+        seen = SeenRecord(experiment="quick-0001", attempt=1, state=name)
+        assert seen.is_final == (final == "yes")
+        found = {"schema": 1, "state": name, "attempt": 1}
+        claimed = claim(found, DRAFT, now="2026-11-22T10:00:00Z")
+        assert (claimed is None) == (final == "yes")
+
+
+DRAFT = Record(sweep="quick", experiment="quick-0001", instance="quick-0001", instance_id="2")
+
+
+@pytest.mark.parametrize("dispatch", list(Dispatch))
+def test_the_runner_reads_the_launchers_manifest(dispatch: Dispatch) -> None:
+    """With `boot` the runner finds its own command in it; with `ssh` it waits for one."""
+    manifest = Manifest(
+        sweep="quick",
+        created=NOW,
+        project="local",
+        zone="europe-west1-b",
+        template="t",
+        dispatch=dispatch,
+        launcher={"user": "ana"},
+        experiments=(
+            Experiment(id="quick-0001", command="a"),
+            Experiment(id="quick-0002", command="b 'ü'"),
+        ),
+    )
+    expected = "b 'ü'" if dispatch is Dispatch.BOOT else None
+
+    assert boot_command(manifest.to_json().encode(), "quick-0002") == expected
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_examples_of_the_page_are_read_by_the_code() -> None:
+    """The JSON that the page shows is a manifest and a record to both sides."""
+    blocks = re.findall(r"^    (\{\"schema\": 1.*?\})\n\n", CONTRACT, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2, "one manifest, one record"
+    manifest, record = (block.replace('"..."', '"2026-11-22T10:00:00Z"') for block in blocks)
+
+    assert Manifest.from_json(manifest).experiments[0].id == "quick-0001"
+    assert parse_record(record.encode())["state"] == "running"
+    seen = SeenRecord.from_json(record)
+    assert seen.progress.fraction == 0.5
+    assert seen.mlflow_url
+
+
+def test_metadata_keys_are_those_of_the_page() -> None:
+    """The launcher sets the keys that the page names."""
+    container = startup.ContainerSpec(image="europe-docker.pkg.dev/p/r/i", environment={})
+    keys = {*startup.template_metadata(container), sweeps.LABEL, sweeps.BUCKET_KEY, "ssh-keys"}
+
+    named = set(re.findall(r"^\| `([-a-z]+)`[^|]*\| (?:template|group)", CONTRACT, re.MULTILINE))
+    assert named - {"sinergym-patience"} <= keys
+
+
+def test_another_schema_is_refused_by_both() -> None:
+    """Nobody guesses what a newer version means."""
+    text = json.dumps({"schema": 2, "experiment": "quick-0001", "attempt": 1, "state": "running"})
+
+    with pytest.raises(InvalidRequest, match="schema 2"):
+        SeenRecord.from_json(text)
+    with pytest.raises(Exception, match="schema 2"):
+        parse_record(text.encode())
+
+
+def test_a_silent_runner_is_unreachable_not_lost() -> None:
+    """As long as the instance is there, an old record means no contact, not the end."""
+    record = SeenRecord.from_json(json.dumps(replace(DRAFT, state="running", attempt=1).to_json()))
+    late = replace(record, instance_id=UP.id, updated=NOW - timedelta(minutes=5))
+
+    assert status_of(UP, late, now=NOW, group_exists=True)[0] is ExperimentStatus.UNREACHABLE
+    assert status_of(None, late, now=NOW, group_exists=True)[0] is ExperimentStatus.LOST
