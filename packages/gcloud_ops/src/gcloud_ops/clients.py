@@ -4,6 +4,7 @@ Importing this module imports no Google module: `google.cloud.compute_v1` alone 
 Each client is built at its first use.
 """
 
+import json
 import logging
 import re
 import sys
@@ -11,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
@@ -139,6 +140,9 @@ class Clients:
                 client_options=self._client_options(),
             )
             _widen(client._http)
+            # It would describe buckets to OpenTelemetry, and ask for each one in the background:
+            # one more call, and one more permission.
+            client._bucket_metadata_cache = None
             return client
 
         return self._once("storage", build)
@@ -318,7 +322,7 @@ def error_for_code(code: str, message: str, *, resource: str, status: int = 0) -
         status: HTTP status, where there is one, for a code that isn't known.
     """
     kind = _kind_of_code(code) or _kind_of_status(status)
-    text = one_line(_REQUEST_LINE.sub("", message)) or code or f"HTTP {status}"
+    text = one_line(_said(message)) or code or f"HTTP {status}"
     if _POLICY.search(text) and kind in {AlreadyExists, InvalidRequest, OperationFailed}:
         # An organisation's policy answers 412 or CONDITION_NOT_MET, as a precondition does.
         kind = PermissionDenied
@@ -373,6 +377,15 @@ _CODES: Final[Mapping[str, type[GcloudOpsError]]] = {
     "unauthorized": CredentialsMissing,
     "loginrequired": CredentialsMissing,
 }
+
+
+def _said(message: str) -> str:
+    """Google's sentence alone: the storage client wraps the request or the JSON around it."""
+    message = _REQUEST_LINE.sub("", message)
+    if message.startswith("{"):
+        with suppress(ValueError, KeyError, TypeError):
+            return str(json.JSONDecoder().raw_decode(message)[0]["error"]["message"])
+    return message
 
 
 def _kind_of_code(code: str) -> type[GcloudOpsError] | None:
