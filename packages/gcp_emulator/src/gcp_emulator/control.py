@@ -3,8 +3,9 @@
 GET    /emulator/status                      who it is, what runs, how many places are taken
 GET    /emulator/stats      DELETE           number of calls by Google's method name
 GET    /emulator/timeline                    when what happened to each instance:
-                                             {"instances": [{"name", "id", "created": {"monotonic",
-                                             "utc"}, "ssh", "booted", "container", "exec", "gone"}]}
+                                             {"instances": [{"name", "id", "created":
+                                             {"monotonic", "utc"}, "ssh", "booted",
+                                             "container", "exec", "gone"}]}
 GET    /emulator/faults     POST, DELETE     faults that wait for their calls (see `faults`)
 POST   /emulator/capacity                    {"capacity": 2 | null, "zone": "..." (optional)}
 POST   /emulator/instances/NAME/preempt      {"grace": 30}
