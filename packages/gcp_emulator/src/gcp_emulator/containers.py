@@ -252,6 +252,7 @@ class Containers:
         self._environment = dict(environment)
         self._record = record
         self._all: dict[str, Container] = {}
+        self._starting: set[asyncio.Task[None]] = set()
         self._watching: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -306,6 +307,13 @@ class Containers:
         Raises:
             StartFailed: No such executable, or it can't be executed.
         """
+        # Whoever asked may go meanwhile: what was begun is done.
+        starting = asyncio.create_task(self._start(container))
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
+        await asyncio.shield(starting)
+
+    async def _start(self, container: Container) -> None:
         if container.running or self._closed:
             return
         spec = container.spec
@@ -340,8 +348,6 @@ class Containers:
         watching = asyncio.create_task(self._watch(container, container.task))
         self._watching.add(watching)
         watching.add_done_callback(self._watching.discard)
-        if self._closed:
-            container.task.signal(signal.SIGKILL)
 
     async def execute(
         self,
@@ -403,6 +409,7 @@ class Containers:
     async def close(self, grace: float) -> None:
         """End them all, as a shutdown does: SIGTERM, `grace` seconds, SIGKILL. Idempotent."""
         self._closed = True
+        await asyncio.gather(*self._starting, return_exceptions=True)
         await asyncio.gather(*(self.stop(c, grace=grace) for c in self._all.values()))
         for watching in tuple(self._watching):
             watching.cancel()

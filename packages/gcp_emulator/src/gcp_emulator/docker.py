@@ -240,7 +240,8 @@ class Docker:
             if not name:
                 raise DockerError(
                     125,
-                    f'invalid argument "{assignment}" for "-e, --env" flag: invalid environment variable: {assignment}',
+                    f'invalid argument "{assignment}" for "-e, --env" flag: '
+                    f"invalid environment variable: {assignment}",
                 )
             # Without a value the client's own variable would be taken; this client has none.
             if equals:
@@ -267,23 +268,36 @@ class Docker:
             raise DockerError(error.code, explained("exec", error.text)) from error
         self._record("exec")
         detached = flags.on("detach")
+        size = (streams.size or (80, 24)) if flags.on("tty") else None
         lost = False
 
         async def sink(stream: int, data: bytes) -> None:
             if not (lost or detached):
                 await streams.sink(stream, data)
 
-        await streams.set_raw(flags.on("tty") and not detached)
-        try:
+        async def execute() -> int:
+            stdin = interactive and not detached
             task = await self.containers.execute(
                 container,
                 tuple(argv),
                 sink,
                 environment=environment,
                 workdir=flags.one("workdir"),
-                stdin=interactive and not detached,
-                size=(streams.size or (80, 24)) if flags.on("tty") else None,
+                stdin=stdin,
+                size=size,
             )
+            return await streams.join(task, stdin=stdin)
+
+        await streams.set_raw(size is not None and not detached)
+        # A program that was executed lives on without the client that asked for it:
+        # https://github.com/moby/moby/issues/9098
+        executing = asyncio.create_task(execute())
+        self._executions.add(executing)
+        executing.add_done_callback(self._executions.discard)
+        if detached:
+            return 0
+        try:
+            return await asyncio.shield(executing)
         except StartFailed as error:
             await streams.set_raw(False)
             raise DockerError(
@@ -291,20 +305,11 @@ class Docker:
                 "OCI runtime exec failed: exec failed: unable to start container process: "
                 f"{error.message}: unknown",
             ) from error
-        # A program that was executed lives on without the client that asked for it:
-        # https://github.com/moby/moby/issues/9098
-        joining = asyncio.create_task(streams.join(task, stdin=interactive and not detached))
-        self._executions.add(joining)
-        joining.add_done_callback(self._executions.discard)
-        if detached:
-            return 0
-        try:
-            code = await asyncio.shield(joining)
-            await streams.set_raw(False)
-            return code
         except asyncio.CancelledError:
             lost = True
             raise
+        finally:
+            await streams.set_raw(False)
 
     # ---------------------------------------------------------------- looking
 
@@ -498,7 +503,8 @@ class Docker:
         return await self._each(flags.words, streams, remove, forgiving=flags.on("force"))
 
     async def _start(self, words: Words, streams: Streams) -> int:
-        flags = parse("start", words, {"attach": "a", "interactive": "i"}, "CONTAINER", at_least=1)
+        known = {"attach": "a", "interactive": "i"}
+        flags = parse("start", words, known, "CONTAINER", at_least=1)
         if flags.on("attach") or flags.on("interactive"):
             raise DockerError(1, "docker start --attach is not emulated")
         return await self._each(flags.words, streams, self._start_one)
