@@ -137,7 +137,7 @@ class Console(App[int]):
 
     def _paint(self) -> None:
         """Show what is known, as it is now."""
-        if not self._fleet_screen.is_mounted:
+        if not self._fleet_screen.is_mounted or not self._fleet_screen.is_attached:
             return
         awaited = self._awaited if self._view.sweep(self._awaited) else ""
         if awaited:

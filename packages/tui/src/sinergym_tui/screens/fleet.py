@@ -95,6 +95,9 @@ class FleetScreen(Screen[None]):
         self._sweeps = self.query_one("#sweeps", LiveTable)
         self._experiments = self.query_one("#experiments", LiveTable)
         self.log_view = self.query_one("#log", LogView)
+        self._where, self._fresh, self._status = (
+            self.query_one(f"#{line}", Static) for line in ("where", "fresh", "status")
+        )
         self._sweeps.focus()
 
     @property
@@ -172,9 +175,9 @@ class FleetScreen(Screen[None]):
 
     def _show_lines(self, picture: Picture) -> None:
         view = picture.view
-        fresh, status = self.query_one("#fresh", Static), self.query_one("#status", Static)
+        fresh, status = self._fresh, self._status
         age = age_text(view.taken, picture.now)
-        _update(self.query_one("#where", Static), picture.where)
+        _update(self._where, picture.where)
         if view.trouble:
             _update(fresh, f"⚠ {age} old" if view.taken else "⚠ no answer")
             _update(status, f"⚠ {view.trouble}")
