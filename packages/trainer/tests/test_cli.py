@@ -17,11 +17,11 @@ DAY = ("--run_period", "1/1-1/1")
 COMMAND = (sys.executable, "-m", "sinergym_trainer")
 SEEDS = {
     "DQN": "--environment Eplus-5Zone-hot-discrete-v1 --episodes 2 --algorithm DQN --logger"
-    " --log_interval 1 --seed 58 --evaluation --eval_freq 1 --eval_length 1 --tensorboard ./tensorboard_log"
-    " --remote_store",
+    " --log_interval 1 --seed 58 --evaluation --eval_freq 1 --eval_length 1"
+    " --tensorboard ./tensorboard_log --remote_store",
     "PPO": "--environment Eplus-5Zone-hot-continuous-v1 --episodes 3 --algorithm PPO --logger"
-    " --log_interval 300 --seed 52 --evaluation --eval_freq 1 --eval_length 1 --tensorboard ./tensorboard_log"
-    " --remote_store",
+    " --log_interval 300 --seed 52 --evaluation --eval_freq 1 --eval_length 1"
+    " --tensorboard ./tensorboard_log --remote_store",
 }
 
 

@@ -58,8 +58,13 @@ def test_short_names_are_whole_names() -> None:
     assert (options.environment, options.episodes, options.algorithm) == ("E", 3, "A2C")
     assert (options.seed, options.reward, options.tensorboard) == (0, "exponential", "t")
     assert (options.eval_freq, options.eval_length, options.log_interval) == (4, 5, 6)
-    assert options.normalization and options.multiobs and options.logger and options.evaluation
-    assert options.remote_store and options.mlflow_store and options.auto_delete
+    assert options.normalization
+    assert options.multiobs
+    assert options.logger
+    assert options.evaluation
+    assert options.remote_store
+    assert options.mlflow_store
+    assert options.auto_delete
     assert set(options.hyperparameters()) == set(HYPERPARAMETERS)
     assert (options.vf_coef, options.n_steps, options.sigma) == (0.4, 7, 0.1)
     assert parse("-env E -tu .5").tau == 0.5

@@ -93,9 +93,13 @@ class EpisodeCallback(BaseCallback):
         rewards = self._rewards()[-_EPISODES_OF_MEAN:]
         return sum(rewards) / len(rewards) if rewards else None
 
+    def write_progress(self) -> None:
+        """Write the progress file now, as at the end of a training."""
+        self._progress.write(self._members, force=True)
+
     def _on_training_start(self) -> None:
         self._since = (time.monotonic(), self.num_timesteps)
-        self._progress.write(self._members, force=True)
+        self.write_progress()
 
     def _on_step(self) -> bool:
         if self.locals["dones"][0]:
@@ -105,9 +109,6 @@ class EpisodeCallback(BaseCallback):
         if self.n_calls % _STEPS_BETWEEN_LOOKS == 0:
             self._progress.write(self._members)
         return not self._stop()
-
-    def _on_training_end(self) -> None:
-        self._progress.write(self._members, force=True)
 
     def _on_episode(self) -> None:
         rewards = self._rewards()
@@ -127,7 +128,7 @@ class EpisodeCallback(BaseCallback):
             self.logger.record(f"episode/{key}", value)
         self.logger.dump(self.num_timesteps)
         self._sums = _Sums()
-        self._progress.write(self._members, force=True)
+        self.write_progress()
 
     def _members(self) -> dict[str, object]:
         done = len(self._rewards())

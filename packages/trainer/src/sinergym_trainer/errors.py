@@ -23,5 +23,9 @@ class EnergyPlusMissing(TrainerError):
     """EnergyPlus cannot be found in this Python."""
 
 
+class ResultsNotStored(TrainerError):
+    """The training ended and its results are in the output folder, but not in the bucket."""
+
+
 class EvaluationFailed(TrainerError):
     """The evaluation's process ended, or its environment failed."""

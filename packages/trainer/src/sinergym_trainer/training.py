@@ -25,7 +25,7 @@ from sinergym_trainer.environments import (
     resolve,
     with_actions,
 )
-from sinergym_trainer.errors import InvalidOptions
+from sinergym_trainer.errors import InvalidOptions, ResultsNotStored
 from sinergym_trainer.options import Options, RunPeriod
 
 if TYPE_CHECKING:
@@ -262,9 +262,7 @@ class _Training:
             stop=self.stop,
             say=self.say,
         )
-        # The evaluation's first: its last result is in the progress that the other writes at the
-        # end.
-        callbacks = [evaluation, watching] if evaluation else [watching]
+        callbacks = [watching, evaluation] if evaluation else [watching]
         how: dict[str, Any] = {"callback": callbacks}
         if self.options.log_interval is not None:
             how["log_interval"] = self.options.log_interval
@@ -273,6 +271,7 @@ class _Training:
         finally:
             if evaluation:
                 evaluation.close()
+        watching.write_progress()  # now with the last evaluation
         path = self.output / "model.zip"
         model.save(path)
         model.logger.close()
@@ -365,7 +364,13 @@ class _Training:
         from sinergym_trainer.outputs import upload_tree
 
         for folder, bucket, prefix in trees:
-            uploaded = upload_tree(folder, bucket, prefix)
+            try:
+                uploaded = upload_tree(folder, bucket, prefix)
+            except Exception as error:  # credentials, the network, what the bucket refuses
+                raise ResultsNotStored(
+                    f"results are in {folder}, and not in gs://{bucket}/{prefix}:"
+                    f" {type(error).__name__}: {error}"
+                ) from error
             self.say(
                 f"uploaded {uploaded.files} files, {uploaded.bytes} bytes, to"
                 f" gs://{bucket}/{prefix}"
