@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ __all__ = ["LogChunk", "follow", "read", "select"]
 
 _POLL = 1.0  # seconds between two listings of an experiment's segments
 _LOOK = 2.0  # seconds between two looks at the sweep
+_SILENCE = 5.0  # seconds without a byte from a container; then the bucket is looked at
 _SSH_TRIES = 3  # in a row without a byte; then the bucket has to do until the next attempt
 
 _LIVE = frozenset({ExperimentStatus.WAITING, ExperimentStatus.RUNNING, ExperimentStatus.UPLOADING})
@@ -267,19 +268,38 @@ class _Following:
         """Follow the container's output from where the log has been read to; whether any came."""
         if slots.locked():
             return False
-        got = False
+        begin = log.offset
         async with slots:
             with contextlib.suppress(GcloudOpsError):  # the bucket has it all, a little later
                 async with await self._connect(row.id) as connection:
-                    passed = 0
-                    async for data in connection.logs(CONTAINER, follow=True):
-                        fresh = data[max(0, log.offset - passed) :]
-                        passed += len(data)
-                        if fresh:
-                            log.offset += len(fresh)
-                            got = True
-                            await self._tell(log, fresh)
-        return got
+                    await self._read_stream(log, connection.logs(CONTAINER, follow=True))
+        return log.offset > begin
+
+    async def _read_stream(self, log: "_Log", stream: AsyncIterator[bytes]) -> None:
+        passed = 0
+        chunk = asyncio.ensure_future(anext(stream))
+        try:
+            while True:
+                done, _ = await asyncio.wait([chunk], timeout=_SILENCE)
+                if not done:
+                    # A VM that went away may leave the connection open, and silent for ever.
+                    if self._rows[log.experiment].status not in _LIVE or (
+                        await self._read_bucket(log)
+                    ):
+                        return
+                    continue
+                data = chunk.result()
+                fresh = data[max(0, log.offset - passed) :]
+                passed += len(data)
+                log.offset += len(fresh)
+                await self._tell(log, fresh)
+                chunk = asyncio.ensure_future(anext(stream))
+        except StopAsyncIteration:
+            return
+        finally:
+            chunk.cancel()
+            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, GcloudOpsError):
+                await chunk
 
     async def _connect(
         self, instance: str
