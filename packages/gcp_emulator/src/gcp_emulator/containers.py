@@ -68,7 +68,7 @@ class Log:
     async def entries(
         self, *, tail: int | None = None, follow: Callable[[], bool] = lambda: False
     ) -> AsyncIterator[Entry]:
-        """The entries in order, from the start or the last `tail`; then, while `follow()`, more."""
+        """The entries from the start or the last `tail`; then, while `follow()`, more."""
         position = 0 if tail is None else self._position_of_last(tail)
         while True:
             more = follow()
@@ -268,7 +268,7 @@ class Containers:
         """
         name = reference.removeprefix("/")
         for container in self._all.values():
-            if container.spec.name == name or container.id == reference:
+            if reference and (container.spec.name == name or container.id == reference):
                 return container
         matching = [c for i, c in self._all.items() if reference and i.startswith(reference)]
         if len(matching) != 1:
@@ -387,14 +387,14 @@ class Containers:
     async def stop(
         self, container: Container, *, grace: float, first: int = signal.SIGTERM
     ) -> None:
-        """Signal the first program, wait up to `grace` seconds, kill; nothing if it does not run."""
+        """Signal the first program, wait up to `grace` seconds, kill."""
         container.stopped_by_hand = True
         if not container.running or container.task is None:
             return
         container.task.signal(first)
-        with suppress(TimeoutError):
+        try:
             await asyncio.wait_for(container.ended.wait(), grace)
-        if container.running:
+        except TimeoutError:
             container.task.signal(signal.SIGKILL)
             await container.ended.wait()
 

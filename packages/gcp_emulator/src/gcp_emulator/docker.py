@@ -293,7 +293,7 @@ class Docker:
         # https://github.com/moby/moby/issues/9098
         executing = asyncio.create_task(execute())
         self._executions.add(executing)
-        executing.add_done_callback(self._executions.discard)
+        executing.add_done_callback(self._executed)
         if detached:
             return 0
         try:
@@ -310,6 +310,12 @@ class Docker:
             raise
         finally:
             await streams.set_raw(False)
+
+    def _executed(self, execution: asyncio.Task[int]) -> None:
+        self._executions.discard(execution)
+        if not execution.cancelled():
+            # Nobody may be left to hear of a failure.
+            execution.exception()
 
     # ---------------------------------------------------------------- looking
 
@@ -420,9 +426,8 @@ class Docker:
             return 0
         for part, said in facts.items():
             await streams.out(f"{part}:\n")
-            await streams.out(
-                "".join(f" {name + ':':<19}{value}\n" for name, value in said.items())
-            )
+            lines = (f" {name + ':':<19}{value}\n" for name, value in said.items())
+            await streams.out("".join(lines))
         return 0
 
     async def _info(self, words: Words, streams: Streams) -> int:
@@ -452,7 +457,8 @@ class Docker:
         shown = wanted or [c for c in self.containers if c.running]
         rows = [usage_row(container) for container in shown]
         columns = {
-            "ID": "CONTAINER ID", "Name": "NAME", "CPUPerc": "CPU %", "MemUsage": "MEM USAGE / LIMIT",
+            "ID": "CONTAINER ID", "Name": "NAME", "CPUPerc": "CPU %",
+            "MemUsage": "MEM USAGE / LIMIT",
             "PIDs": "PIDS",
         }  # fmt: skip
         await print_rows(streams, rows, columns, flags.one("format"))

@@ -14,6 +14,7 @@ from gcp_emulator.streams import Streams
 
 
 def passes(container: Container, flags: Flags) -> bool:
+    """Whether ``ps`` shows it: all or running, and each ``--filter``."""
     filters: dict[str, list[str]] = {}
     for text in flags.all("filter"):
         name, equals, value = text.partition("=")
@@ -53,6 +54,7 @@ _FILTERS: Final[Mapping[str, Callable[[Container, str], bool]]] = {
 
 
 def row_of(container: Container, cut: bool) -> dict[str, str]:
+    """A line of ``ps``, with the names that its templates know."""
     command = " ".join((*container.spec.entrypoint, *container.spec.args))
     command = command[:19] + "…" if cut and len(command) > 20 else command
     return {
@@ -102,6 +104,7 @@ def ago(moment: datetime) -> str:
 
 
 def inspection(container: Container) -> dict[str, Any]:
+    """What ``inspect`` says."""
     spec = container.spec
     path, *before = spec.entrypoint
     return {
@@ -157,6 +160,7 @@ def _stamp(moment: datetime | None) -> str:
 
 
 def time_of(entry: Entry) -> str:
+    """An entry's time as ``logs --timestamps`` shows it."""
     seconds, rest = divmod(entry.time_ns, 10**9)
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:09d}Z"
 
@@ -174,8 +178,8 @@ def moment_of(text: str) -> int:
     with suppress(ValueError):
         moment = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        part = re.search(r"\.(\d+)", text)
-        nanoseconds = int(part[1].ljust(9, "0")[:9]) if part else 0
+        fraction = re.search(r"\.(\d+)", text)
+        nanoseconds = int(fraction[1].ljust(9, "0")[:9]) if fraction else 0
         return int(moment.replace(microsecond=0).timestamp()) * 10**9 + nanoseconds
     raise DockerError(
         1, f'invalid value for "since": failed to parse value as time or duration: "{text}"'
@@ -194,6 +198,7 @@ def _usage_of(pid: int) -> tuple[int, int]:
 
 
 def usage_row(container: Container) -> dict[str, str]:
+    """A line of ``stats``."""
     memory, threads = _usage_of(container.task.pid if container.running and container.task else 0)
     return {
         "ID": container.id[:12],
@@ -208,6 +213,7 @@ def usage_row(container: Container) -> dict[str, str]:
 async def print_rows(
     streams: Streams, rows: Iterable[Mapping[str, str]], columns: Mapping[str, str], template: str
 ) -> None:
+    """Print rows as a table, or each by the template."""
     rows = list(rows)
     table = template.startswith("table ")
     if not template or template == "table" or table:

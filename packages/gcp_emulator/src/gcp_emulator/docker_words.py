@@ -71,12 +71,15 @@ class Flags:
     words: list[str] = field(default_factory=list)
 
     def on(self, name: str) -> bool:
+        """Whether a flag without a value was given."""
         return self.given.get(name, ["false"])[-1] != "false"
 
     def one(self, name: str, default: str = "") -> str:
+        """The last value of a flag."""
         return self.given.get(name, [default])[-1]
 
     def all(self, name: str) -> list[str]:
+        """All values of a flag."""
         return self.given.get(name, [])
 
 
@@ -169,10 +172,12 @@ def _usage_error(command: str, said: str, usage: str) -> DockerError:
 
 
 def explained(command: str, said: str) -> str:
+    """As ``docker run`` and ``exec`` wrap a refusal."""
     return f"docker: {said}\n\nRun 'docker {command} --help' for more information"
 
 
 def pair(text: str) -> tuple[str, str]:
+    """``NAME=VALUE`` in two."""
     name, _, value = text.partition("=")
     return name, value
 
@@ -198,6 +203,7 @@ def environment_file(root: Path, path: str) -> dict[str, str]:
 
 
 def grace_of(flags: Flags) -> float:
+    """Seconds between the signal and the kill: ``-t``, or ten."""
     text = flags.one("time") or flags.one("timeout") or "10"
     try:
         seconds = float(text)
@@ -207,6 +213,7 @@ def grace_of(flags: Flags) -> float:
 
 
 def signal_of(text: str) -> int:
+    """The number of a signal."""
     name = text.upper().removeprefix("SIG")
     if name.isdecimal() and 0 < int(name) < signal.NSIG:
         return int(name)
@@ -229,6 +236,7 @@ _REFERENCE = re.compile(
 
 
 def check_image(image: str) -> None:
+    """Refuse an image reference as Docker's own parser does."""
     if _REFERENCE.fullmatch(image):
         return
     name, _tag = name_and_tag(image.partition("@")[0])
@@ -240,6 +248,7 @@ def check_image(image: str) -> None:
 
 
 def name_and_tag(image: str) -> tuple[str, str]:
+    """An image reference without digest, in two; ``latest`` without a tag."""
     name, colon, tag = image.rpartition(":")
     if not colon or "/" in tag:
         return image, "latest"
@@ -247,10 +256,12 @@ def name_and_tag(image: str) -> tuple[str, str]:
 
 
 def image_id(image: str) -> str:
+    """The id that stands for an image."""
     return "sha256:" + hashlib.sha256(image.encode()).hexdigest()
 
 
 def pull_report(image: str) -> str:
+    """What a pull says at its end."""
     _name, tag = name_and_tag(image.partition("@")[0])
     return (
         f"{tag}: Pulling from {_name.partition('/')[2] or 'library/' + _name}\n"

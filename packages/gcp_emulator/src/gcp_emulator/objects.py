@@ -1,8 +1,8 @@
 """Buckets and objects on disk, with an index in memory: what Cloud Storage keeps.
 
-Layout: ``buckets/NAME/bucket.json``, ``buckets/NAME/objects/HASH.json`` (what is known of an object;
-its name is only inside the file, so no name can lead anywhere), ``content/ID`` (bytes, never
-changed). A file appears whole, by renaming. Whatever is done to an object happens between two
+Layout: ``buckets/NAME/bucket.json``, ``buckets/NAME/objects/HASH.json`` (what is known of an
+object; its name is only inside the file, so no name can lead anywhere), ``content/ID`` (bytes,
+never changed). A file appears whole, by renaming. Whatever is done to an object happens between two
 awaits, so that a precondition that held still holds when the change is made.
 """
 

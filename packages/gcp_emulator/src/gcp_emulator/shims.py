@@ -1,9 +1,9 @@
 """Commands of a VM for programs in a real shell: small scripts that lead back to this process.
 
-So ``docker ps | grep x`` works in a shell that knows no Docker. They speak over a Unix socket in a
-folder that only this user can enter. Frames are a letter, a length and as many bytes: the shim sends
+So ``docker ps | grep x`` works in a shell that knows no Docker. They speak over a Unix socket in
+a folder that only this user can enter. Frames are a letter, a length and as many bytes. It sends
 ``i`` (input; empty at its end), ``w`` (terminal size) and ``s`` (a signal), and gets ``o``, ``e``
-(output), ``r`` (send input), ``t`` (1: make the terminal raw, 0: no longer) and ``x`` (exit status).
+(output), ``r`` (send input), ``t`` (1: make the terminal raw, 0: no longer), ``x`` (exit status).
 """
 
 import asyncio
@@ -13,16 +13,16 @@ import shutil
 import struct
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from gcp_emulator.streams import Streams
+from gcp_emulator.streams import Call, Streams
 
 _FRAME = struct.Struct(">cI")
 
-type Run = Callable[[Sequence[str], Streams, Mapping[str, str]], Awaitable[int]]
+type Run = Callable[[Call], Coroutine[Any, Any, int]]
 
 
 class Shims:
@@ -74,7 +74,6 @@ class Shims:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked: dict[str, Any] = json.loads(await reader.readline())
         input_queue: asyncio.Queue[bytes] = asyncio.Queue()
-        begun = False
 
         async def send(letter: bytes, data: bytes = b"") -> None:
             writer.write(_FRAME.pack(letter, len(data)) + data)
@@ -85,10 +84,7 @@ class Shims:
                 await send(b"o" if stream == 1 else b"e", data)
 
         async def read() -> bytes:
-            nonlocal begun
             # Each piece is asked for: what this command does not read stays for the next one.
-            if not begun:
-                begun = True
             with suppress(OSError):
                 await send(b"r")
             return await input_queue.get()
@@ -98,7 +94,9 @@ class Shims:
 
         size = tuple(asked["size"]) if asked["size"] else None
         streams = Streams(sink=sink, read=read, size=size, raw_mode=raw)
-        running = asyncio.ensure_future(self._run(asked["argv"], streams, asked["environment"]))
+        running = asyncio.create_task(
+            self._run(Call(asked["argv"], streams, asked["environment"]))
+        )
         hearing = asyncio.create_task(_hear(reader, streams, input_queue))
         try:
             await asyncio.wait({running, hearing}, return_when=asyncio.FIRST_COMPLETED)

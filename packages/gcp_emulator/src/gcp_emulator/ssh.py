@@ -131,6 +131,7 @@ class _Door(asyncssh.SSHServer):
             self._server.closed(self._connection)
 
     def begin_auth(self, username: str) -> bool:
+        del username
         return True
 
     def public_key_auth_supported(self) -> bool:
@@ -141,7 +142,7 @@ class _Door(asyncssh.SSHServer):
 
 
 def authorized_keys(metadata: str) -> dict[str, set[bytes]]:
-    """Users and their public keys of the metadata key ``ssh-keys``; lines that are none are skipped.
+    """Users and their public keys, of the metadata key ``ssh-keys``; other lines are skipped.
 
     Each line is ``USER:TYPE KEY COMMENT``; ``google-ssh {"userName": ..., "expireOn": ...}`` as a
     comment ends a key's time (https://cloud.google.com/compute/docs/connect/add-ssh-keys).

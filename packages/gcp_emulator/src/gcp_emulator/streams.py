@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gcp_emulator.engine import Sink, Task
@@ -72,3 +72,15 @@ class Streams:
         while data := await self.input():
             await task.write(data)
         await task.write(b"")
+
+
+type Environment = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a program of the VM: its words, streams and environment."""
+
+    words: Sequence[str]
+    streams: Streams
+    environment: Environment

@@ -37,7 +37,7 @@ class Vm:
 
     Args:
         spec: Which VM it is.
-        metadata: Its metadata attributes: ``user-data``, ``ssh-keys``, ``enable-guest-attributes``.
+        metadata: Its attributes: ``user-data``, ``ssh-keys``, ``enable-guest-attributes``.
         engine: What runs its containers.
         folder: Its disk, a folder of its own: ``root`` is its ``/``, ``containers`` has a folder
             for each container.
@@ -97,7 +97,8 @@ class Vm:
             docker=self._docker,
             engine=engine,
             console=self._print,
-            shims=lambda: self._shims.folder(),
+            # The shims need the guest, and the guest the shims.
+            shims=self._shims_folder,
             mark=f"vm-{spec.id}-{time.time_ns()}",
         )
         self._shims = Shims(names=SHELL_TOOLS, run=self._guest.execute)
@@ -194,6 +195,9 @@ class Vm:
         if command is None:
             return await self._guest.shell(None, streams, environment)
         return await self._guest.line(command, streams, environment)
+
+    async def _shims_folder(self) -> Path:
+        return await self._shims.folder()
 
     def _host_key(self) -> asyncssh.SSHKey:
         """The host key on its disk: it survives a stop and start."""

@@ -1,0 +1,477 @@
+"""systemd of a VM: units, and the commands ``systemctl`` and ``journalctl``.
+
+systemd.service(5), systemd.exec(5), systemd.syntax(7), as far as container units use them.
+"""
+
+import asyncio
+import re
+import shlex
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from gcp_emulator.engine import SYSTEM_PATH
+from gcp_emulator.streams import Call, Environment, Streams
+
+_FOLDER = "/etc/systemd/system"
+_START_LIMIT = 5  # DefaultStartLimitBurst
+_START_INTERVAL = 10.0  # DefaultStartLimitIntervalSec
+
+
+class Systemd:
+    """The units of one VM.
+
+    Args:
+        path: Where a path of the VM is on this machine.
+        execute: Runs a program of the VM; raises OSError when it can't be.
+        say: Takes lines for the serial port.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Callable[[str], Path],
+        execute: Callable[[Call], Awaitable[int]],
+        say: Callable[[str], None],
+    ) -> None:
+        self.path = path
+        self.execute = execute
+        self._say = say
+        self._units: dict[str, _Unit] = {}
+
+    async def close(self) -> None:
+        """Stop watching the units: nothing is restarted any more."""
+        runs = [unit.run for unit in self._units.values() if unit.run is not None]
+        for run in runs:
+            run.cancel()
+        await asyncio.gather(*runs, return_exceptions=True)
+
+    async def systemctl(self, call: Call) -> int:
+        """Run ``systemctl``."""
+        words, streams = call.words, call.streams
+        flags = [word for word in words[1:] if word.startswith("-")]
+        verb, *names = [word for word in words[1:] if not word.startswith("-")] or [""]
+        names = [name if "." in name else f"{name}.service" for name in names]
+        if verb in ("daemon-reload", "reset-failed", "disable", "mask", "unmask"):
+            return 0
+        if verb == "show":
+            return await self._show(names, flags, streams)
+        if verb not in ("start", "stop", "restart", "enable", "status", "is-active", "is-failed"):
+            await streams.err(f"Unknown command verb '{verb}'.\n")
+            return 1
+        code = 0
+        for name in names:
+            unit = self._load(name)
+            if unit is None:
+                kept = verb in ("is-active", "is-failed")
+                if kept:
+                    await streams.out("inactive\n")
+                else:
+                    await streams.err(f"Failed to {verb} {name}: Unit {name} not found.\n")
+                code = max(code, 3 if verb == "is-active" else 4 if verb == "status" else 5)
+            elif verb == "is-active":
+                await streams.out(unit.state + "\n")
+                code = max(code, 0 if unit.state == "active" else 3)
+            elif verb == "is-failed":
+                await streams.out(unit.state + "\n")
+                code = max(code, 0 if unit.state == "failed" else 1)
+            elif verb == "status":
+                await streams.out(unit.status_text())
+                code = max(code, 0 if unit.state in ("active", "activating") else 3)
+            elif verb != "enable" or "--now" in flags:
+                code = max(code, await self._change(verb, unit, streams, "--no-block" in flags))
+        return code
+
+    async def _change(
+        self, verb: str, unit: "_Unit", streams: Streams, without_waiting: bool
+    ) -> int:
+        if verb in ("stop", "restart"):
+            await self._stop_unit(unit)
+        if verb == "stop":
+            return 0
+        if unit.run is None or unit.run.done():
+            unit.ready = asyncio.get_running_loop().create_future()
+            unit.run = asyncio.create_task(self._run_unit(unit))
+        if without_waiting or unit.ready is None:
+            return 0
+        if await asyncio.shield(unit.ready):
+            return 0
+        await streams.err(
+            f"Job for {unit.name} failed because the control process exited with error code.\n"
+            f'See "systemctl status {unit.name}" and "journalctl -xeu {unit.name}" for details.\n'
+        )
+        return 1
+
+    async def _show(self, names: Sequence[str], flags: Sequence[str], streams: Streams) -> int:
+        wanted = {name for flag in flags for name in flag.partition("=")[2].split(",") if name}
+        for name in names:
+            unit = self._load(name)
+            facts = {
+                "Id": name,
+                "LoadState": "loaded" if unit else "not-found",
+                "ActiveState": unit.state if unit else "inactive",
+                "Result": unit.result if unit else "success",
+                "ExecMainStatus": str(unit.main_status if unit else 0),
+                "NRestarts": str(unit.restarts if unit else 0),
+            }
+            kept = {key: value for key, value in facts.items() if not wanted or key in wanted}
+            await streams.out("".join(f"{key}={value}\n" for key, value in kept.items()))
+        return 0
+
+    async def journalctl(self, call: Call) -> int:
+        """Run ``journalctl``."""
+        words, streams = call.words, call.streams
+        text = " ".join(words[1:])
+        unit = re.search(r"(?:-\w*u|--unit)[ =]?(\S+)", text)
+        count = re.search(r"(?:-n|--lines)[ =]?(\d+)", text)
+        names = {unit[1] if "." in unit[1] else f"{unit[1]}.service"} if unit else set(self._units)
+        lines = [
+            line for name in names if name in self._units for line in self._units[name].journal
+        ]
+        if count:
+            lines = lines[-int(count[1]) :] if int(count[1]) else []
+        await streams.out("".join(line + "\n" for line in lines) or "-- No entries --\n")
+        return 0
+
+    def _load(self, name: str) -> "_Unit | None":
+        if name in self._units:
+            unit = self._units[name]
+            if unit.run is not None and not unit.run.done():
+                return unit
+        path = self.path(f"{_FOLDER}/{name}")
+        if not path.is_file():
+            return self._units.get(name)
+        file, problems = parse_unit(path.read_text(encoding="utf-8"))
+        for line, problem in problems:
+            self._say(f"systemd[1]: {_FOLDER}/{name}:{line}: {problem}")
+        unit = self._units.get(name) or _Unit(name=name, file=file)
+        unit.file = file
+        self._units[name] = unit
+        return unit
+
+    async def _run_unit(self, unit: "_Unit") -> None:
+        """One start of a unit, and its restarts."""
+        assert unit.ready is not None  # noqa: S101
+        starts: deque[float] = deque(maxlen=_START_LIMIT)
+        try:
+            while True:
+                now = time.monotonic()
+                if len(starts) == _START_LIMIT and now - starts[0] < _START_INTERVAL:
+                    self._note(unit, f"{unit.name}: Start request repeated too quickly.")
+                    self._fail(unit, unit.result)
+                    return
+                starts.append(now)
+                result = await self._run_once(unit)
+                again = unit.file.restart == "always" or (
+                    unit.file.restart == "on-failure" and result != "success"
+                )
+                if not again:
+                    return
+                unit.state = "activating"
+                await asyncio.sleep(unit.file.restart_seconds)
+                unit.restarts += 1
+                self._note(
+                    unit,
+                    f"{unit.name}: Scheduled restart job, restart counter is at {unit.restarts}.",
+                )
+        finally:
+            if not unit.ready.done():
+                unit.ready.set_result(False)
+
+    async def _run_once(self, unit: "_Unit") -> str:
+        assert unit.ready is not None  # noqa: S101
+        unit.state, unit.result, unit.main_status = "activating", "success", 0
+        title = unit.file.description or unit.name
+        self._note(unit, f"Starting {title}...")
+        environment = self._unit_environment(unit)
+        if environment is None:
+            return self._fail(unit, "resources")
+        for command in unit.file.pre:
+            code = await self._unit_command(unit, command, environment)
+            if code and not command.forgiving:
+                self._note(unit, f"{unit.name}: Control process exited, {_exited(code)}")
+                return self._fail(unit, "exit-code")
+        unit.state = "activating" if unit.file.oneshot else "active"
+        if not unit.file.oneshot:
+            self._note(unit, f"Started {title}.")
+            if not unit.ready.done():
+                unit.ready.set_result(True)
+        for command in unit.file.start:
+            unit.main_status = await self._unit_command(unit, command, environment)
+            if unit.main_status and not command.forgiving:
+                self._note(unit, f"{unit.name}: Main process exited, {_exited(unit.main_status)}")
+                return self._fail(unit, "exit-code")
+        if unit.file.oneshot:
+            self._note(unit, f"Finished {title}.")
+            if not unit.ready.done():
+                unit.ready.set_result(True)
+        unit.state = "active" if unit.file.remain else "inactive"
+        if not unit.file.remain:
+            self._note(unit, f"{unit.name}: Deactivated successfully.")
+        return "success"
+
+    def _fail(self, unit: "_Unit", result: str) -> str:
+        unit.state, unit.result = "failed", result
+        self._note(unit, f"{unit.name}: Failed with result '{result}'.")
+        if unit.ready is not None and not unit.ready.done():
+            self._note(unit, f"Failed to start {unit.file.description or unit.name}.")
+            unit.ready.set_result(False)
+        return result
+
+    async def _stop_unit(self, unit: "_Unit") -> None:
+        environment = self._unit_environment(unit) or {}
+        run = unit.run
+        unit.state = "deactivating"
+        for command in unit.file.stop:
+            await self._unit_command(unit, command, environment)
+        if run is not None and not run.done():
+            if unit.streams is not None and unit.streams.task is not None:
+                unit.streams.task.signal(15)
+                await asyncio.wait([run], timeout=90 if unit.file.restart == "no" else 1)
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+        unit.state = "inactive"
+
+    def _unit_environment(self, unit: "_Unit") -> dict[str, str] | None:
+        """None when a required EnvironmentFile is missing."""
+        environment = {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", **unit.file.environment}
+        for name in unit.file.environment_files:
+            path = self.path(name.removeprefix("-"))
+            if path.is_file():
+                environment |= _assignments(path.read_text(encoding="utf-8"))
+            elif not name.startswith("-"):
+                self._note(
+                    unit,
+                    f"{unit.name}: Failed to load environment files: No such file or directory",
+                )
+                return None
+        return environment
+
+    async def _unit_command(
+        self, unit: "_Unit", command: "_Command", environment: Environment
+    ) -> int:
+        words = [
+            expanded
+            for word in command.words
+            for expanded in _expanded(word, environment, unit.name)
+        ]
+        partial = b""
+
+        async def sink(_stream: int, data: bytes) -> None:
+            nonlocal partial
+            *lines, partial = (partial + data).split(b"\n")
+            unit.journal.extend(line.decode(errors="replace") for line in lines)
+
+        unit.streams = Streams(sink=sink)
+        try:
+            return await self.execute(Call(words, unit.streams, environment))
+        except OSError as error:
+            denied = isinstance(error, PermissionError)
+            reason = "Permission denied" if denied else "No such file or directory"
+            if not denied:
+                self._note(
+                    unit, f"{unit.name}: Unable to locate executable '{words[0]}': {reason}"
+                )
+            self._note(unit, f"{unit.name}: Failed at step EXEC spawning {words[0]}: {reason}")
+            return 203
+        finally:
+            unit.streams = None
+            if partial:
+                unit.journal.append(partial.decode(errors="replace"))
+
+    def _note(self, unit: "_Unit", line: str) -> None:
+        unit.journal.append(f"systemd[1]: {line}")
+        self._say(f"systemd[1]: {line}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    words: tuple[str, ...]
+    forgiving: bool
+
+
+@dataclass(slots=True)
+class UnitFile:
+    """What a ``.service`` file says, as far as it is emulated."""
+
+    description: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    environment_files: list[str] = field(default_factory=list)
+    pre: list[_Command] = field(default_factory=list)
+    start: list[_Command] = field(default_factory=list)
+    stop: list[_Command] = field(default_factory=list)
+    oneshot: bool = False
+    remain: bool = False
+    restart: str = "no"
+    restart_seconds: float = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class _Unit:
+    name: str
+    file: UnitFile
+    state: Literal["inactive", "activating", "active", "deactivating", "failed"] = "inactive"
+    result: str = "success"
+    main_status: int = 0
+    restarts: int = 0
+    run: asyncio.Task[None] | None = None
+    ready: asyncio.Future[bool] | None = None
+    streams: Streams | None = None
+    journal: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
+
+    def status_text(self) -> str:
+        lines = [
+            f"{self.name} - {self.file.description or self.name}",
+            f"     Loaded: loaded ({_FOLDER}/{self.name})",
+            f"     Active: {self.state} ({self.result})",
+            "",
+            *list(self.journal)[-10:],
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def parse_unit(text: str) -> tuple[UnitFile, list[tuple[int, str]]]:
+    """Read a ``.service`` file; and what systemd would complain of, with line numbers."""
+    unit, problems, section = UnitFile(), [], ""
+    for number, line in _logical_lines(text):
+        if line.startswith("[") and line.endswith("]"):
+            section = line[1:-1]
+            continue
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not equals:
+            problems.append((number, "Missing '=', ignoring line."))
+        elif section == "Unit" and key == "Description":
+            unit.description = value
+        elif section == "Service" and not _service_line(unit, key, value):
+            problems.append((number, f"Unknown key name '{key}' in section 'Service', ignoring."))
+    return unit, problems
+
+
+# Known to systemd and without effect here.
+_WITHOUT_EFFECT: Final = frozenset(
+    [
+        "ExecStartPost",
+        "ExecStopPost",
+        "ExecReload",
+        "TimeoutStartSec",
+        "TimeoutStopSec",
+        "TimeoutSec",
+        "KillMode",
+        "KillSignal",
+        "StandardOutput",
+        "StandardError",
+        "SyslogIdentifier",
+        "User",
+        "Group",
+        "WorkingDirectory",
+        "LimitNOFILE",
+        "NotifyAccess",
+        "OOMScoreAdjust",
+        "Nice",
+        "SuccessExitStatus",
+        "RestartPreventExitStatus",
+        "StartLimitIntervalSec",
+        "StartLimitBurst",
+        "Delegate",
+        "SendSIGKILL",
+        "RuntimeMaxSec",
+        "PrivateTmp",
+    ]
+)
+
+
+def _service_line(unit: UnitFile, key: str, value: str) -> bool:
+    """Take one line of ``[Service]``; False for a key that systemd does not know."""
+    commands = {"ExecStartPre": unit.pre, "ExecStart": unit.start, "ExecStop": unit.stop}
+    if key in commands:
+        if not value:
+            commands[key].clear()
+        else:
+            prefix = re.match(r"[-@:+!|]*", value)
+            assert prefix is not None  # noqa: S101
+            words = tuple(_split(value[prefix.end() :]))
+            commands[key].append(_Command(words, "-" in prefix[0]))
+    elif key == "Environment":
+        for pair in _split(value):
+            name, _, rest = pair.partition("=")
+            unit.environment[name] = rest
+    elif key == "EnvironmentFile":
+        unit.environment_files.append(value)
+    elif key == "Type":
+        unit.oneshot = value == "oneshot"
+    elif key == "RemainAfterExit":
+        unit.remain = value.lower() in ("yes", "true", "1", "on")
+    elif key == "Restart":
+        unit.restart = value
+    elif key == "RestartSec":
+        unit.restart_seconds = _seconds(value)
+    else:
+        return key in _WITHOUT_EFFECT
+    return True
+
+
+def _logical_lines(text: str) -> list[tuple[int, str]]:
+    """Lines without comments, those ending in a backslash joined with the next."""
+    lines: list[tuple[int, str]] = []
+    joined, first = "", 0
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.strip()
+        if not line or line[0] in "#;":
+            continue
+        first = first or number
+        if line.endswith("\\"):
+            joined += line[:-1] + " "
+            continue
+        lines.append((first, joined + line))
+        joined, first = "", 0
+    return lines
+
+
+def _split(text: str) -> list[str]:
+    """Words as systemd.syntax(7) quotes them."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|min|m)?", text)
+    if not found:
+        return 0.1
+    return float(found[1]) * {"ms": 0.001, "min": 60, "m": 60}.get(found[2] or "s", 1)
+
+
+def _assignments(text: str) -> dict[str, str]:
+    found = {}
+    for _number, line in _logical_lines(text):
+        name, equals, value = line.partition("=")
+        if equals:
+            found[name.strip()] = value.strip().strip("\"'")
+    return found
+
+
+def _expanded(word: str, environment: Environment, unit: str) -> list[str]:
+    """``$WORD`` alone is split, ``${WORD}`` is not, ``$$`` and ``%%`` are themselves."""
+    if re.fullmatch(r"\$\w+", word):
+        return environment.get(word[1:], "").split()
+    specifiers = {"%%": "%", "%n": unit, "%N": unit.removesuffix(".service")}
+    text = re.sub(r"%[%nN]", lambda match: specifiers[match[0]], word)
+    return [
+        re.sub(
+            r"\$\$|\$\{(\w+)\}|\$(\w+)",
+            lambda m: "$" if m[0] == "$$" else environment.get(m[1] or m[2], ""),
+            text,
+        )
+    ]
+
+
+_STATUS_NAMES: Final = {1: "FAILURE", 2: "INVALIDARGUMENT", 203: "EXEC"}
+
+
+def _exited(code: int) -> str:
+    name = _STATUS_NAMES.get(code, "n/a")
+    return f"code=exited, status={code}/{name}"
