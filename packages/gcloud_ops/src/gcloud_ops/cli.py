@@ -603,10 +603,14 @@ def containers_list(sweep: str, /, *, session: _Session) -> int:
     from gcloud_ops.containers import list_containers
     from gcloud_ops.errors import GcloudOpsError
     from gcloud_ops.model import Container
+    from gcloud_ops.sweeps import SweepWatch
 
     rows: list[Container] = []
     failed = False
-    for instance, found in list_containers(session.clients, sweep).items():
+    answers = list_containers(session.clients, sweep)
+    if not answers:
+        SweepWatch(sweep, session.clients)  # without instances: there must be such a sweep
+    for instance, found in answers.items():
         if isinstance(found, GcloudOpsError):
             failed = True
             rows.append(
