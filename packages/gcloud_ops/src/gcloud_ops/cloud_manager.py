@@ -16,7 +16,9 @@ from cyclopts.exceptions import CycloptsError
 
 if TYPE_CHECKING:
     from gcloud_ops.clients import Clients
+    from gcloud_ops.model import Sweep
     from gcloud_ops.settings import Settings
+    from gcloud_ops.sweeps import LaunchPlan
 
 __all__ = ["main", "run"]
 
@@ -97,11 +99,10 @@ def cloud_manager(
     sweep = Sweep.of_commands(group_name, experiment_commands, template=template_name)
     settings = _settings(project_id, zone, endpoint, local=local)
     clients = Clients.connect(settings)
-    name = _name_for(group_name, clients)
+    planned = _plan(sweep, clients)
+    name = planned.sweep.name
     if name != group_name:
         say(f"{group_name} is the name of an earlier sweep, whose results stay: this is {name}.")
-        sweep = Sweep.of_commands(name, experiment_commands, template=template_name)
-    planned = sweeps.plan(sweep, clients)
     say(f"Creating instance group(MIG) for experiments ({planned.instances} instances)...")
     live.tell_plan(planned)
     say("Sending commands to every container VM... (waiting for container inner VM is ready too)")
@@ -141,13 +142,20 @@ def _settings(project: str | None, zone: str, endpoint: str | None, *, local: bo
     return local_settings(found)
 
 
-def _name_for(group: str, clients: "Clients") -> str:
-    """The group's name; or the next free one, when only the results of an earlier sweep have it.
+def _plan(sweep: "Sweep", clients: "Clients") -> "LaunchPlan":
+    """Plan it; under the next free name, when only an earlier sweep's results have its own.
 
-    The original's groups left nothing of that name behind, and its default is one fixed name.
+    The original's groups left nothing of their name behind, and its default is one fixed name.
     """
     from gcloud_ops import groups, sweeps
+    from gcloud_ops.errors import AlreadyExists
+    from gcloud_ops.model import Sweep
 
-    if groups.get_group(clients, group) is not None:
-        return group  # it is in use: the plan refuses it
-    return sweeps.free_name(group, clients)
+    try:
+        return sweeps.plan(sweep, clients)
+    except AlreadyExists:
+        if groups.get_group(clients, sweep.name) is not None:
+            raise
+    name = sweeps.free_name(sweep.name, clients)
+    commands = [experiment.command for experiment in sweep.experiments]
+    return sweeps.plan(Sweep.of_commands(name, commands, template=sweep.template), clients)

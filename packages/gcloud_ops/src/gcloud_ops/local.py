@@ -30,7 +30,15 @@ from gcloud_ops.errors import (
 from gcloud_ops.settings import Settings
 from gcloud_ops.text import one_line
 
-__all__ = ["LocalCloud", "cloud_folder", "emulator", "ensure_cloud", "local_settings"]
+__all__ = [
+    "LocalCloud",
+    "cloud_folder",
+    "emulator",
+    "ensure_cloud",
+    "ensure_template",
+    "local_settings",
+    "read_cloud",
+]
 
 START_WITHIN = 30.0
 """Seconds that the local cloud has to start."""
@@ -76,7 +84,7 @@ def local_settings(base: Settings, *, environ: Mapping[str, str] = os.environ) -
     settings = replace(
         base, project=cloud.project, endpoint=cloud.endpoint, ssh_port=cloud.ssh_port
     )
-    _ensure_template(Clients.connect(settings), cloud)
+    ensure_template(Clients.connect(settings), cloud)
     return settings
 
 
@@ -239,7 +247,7 @@ def _last_lines(path: Path, count: int = 5) -> str:
     return one_line(" | ".join(lines[-count:]), limit=800) or "its log is empty"
 
 
-def _ensure_template(clients: Clients, cloud: LocalCloud) -> None:
+def ensure_template(clients: Clients, cloud: LocalCloud) -> None:
     """The seeds' template, telling containers the tracking server of this start of the cloud."""
     name = "sinergym-template"
     environment = {"gce_zone": cloud.zone, "gce_project_id": cloud.project}
