@@ -1,5 +1,6 @@
 """The command: help, errors in one line, exit codes, and the seeds' commands."""
 
+import contextlib
 import json
 import os
 import signal
@@ -94,44 +95,60 @@ def test_bad_input_is_one_line_and_creates_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["DQN", "PPO"])
-def test_the_commands_of_the_seeds_train(tmp_path: Path, name: str) -> None:
-    """As written but for a run period of two days, as `python3 DRL_battery.py` under a runner."""
-    script = tmp_path / "DRL_battery.py"
-    script.write_text("from sinergym_trainer.cli import main\nmain()\n")
-    output = tmp_path / "output"
-    extra = ["--run_period", "1/1-2/1", *(["-n", "96"] if name == "PPO" else [])]
-    done = subprocess.run(
-        [sys.executable, script.name, *SEEDS[name].split(), *extra],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "SINERGYM_OUTPUT": str(output),
-            "SINERGYM_EXPERIMENT": "seeds-0001",
-            "SINERGYM_PROGRESS": str(tmp_path / "progress.json"),
-        },
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+def evaluations_of(pid: int) -> list[str]:
+    """The evaluation processes of a training, by their ids."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    found = []
+    for child in children:
+        with contextlib.suppress(OSError):  # one that has just ended
+            if b".evaluation" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
 
-    assert done.returncode == 0, done.stderr
-    assert "is Eplus-5zone-hot-" in done.stdout
-    assert "the runner uploads the results" in done.stdout
-    assert len(done.stdout.splitlines()) < 20
-    episodes = 2 if name == "DQN" else 3
-    progress = json.loads((tmp_path / "progress.json").read_text())
-    assert (progress["episode"], progress["timesteps"]) == (episodes, episodes * 192)
-    assert (output / "model.zip").is_file()
-    assert (output / "best_model" / "best_model.zip").is_file()
-    assert list((output / "tensorboard").glob("events.*"))
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "DRL_battery.py",
-        "output",
-        "progress.json",
-    }
+
+@pytest.mark.slow
+def test_the_commands_of_the_seeds_train(tmp_path: Path) -> None:
+    """Both at a time, as written but for a shorter run period, as `python3 DRL_battery.py`."""
+    running = {}
+    for name, command in SEEDS.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        script = folder / "DRL_battery.py"
+        script.write_text("from sinergym_trainer.cli import main\nmain()\n")
+        extra = ["--run_period", "1/1-2/1", *(["-n", "96"] if name == "PPO" else [])]
+        running[name] = subprocess.Popen(
+            [sys.executable, script.name, *command.split(), *extra],
+            cwd=folder,
+            env={
+                **os.environ,
+                "SINERGYM_OUTPUT": str(folder / "output"),
+                "SINERGYM_EXPERIMENT": "seeds-0001",
+                "SINERGYM_PROGRESS": str(folder / "progress.json"),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    try:
+        said = {name: process.communicate(timeout=200) for name, process in running.items()}
+    finally:
+        for process in running.values():
+            process.kill()
+    for name, episodes in (("DQN", 2), ("PPO", 3)):
+        out, err = said[name]
+        assert running[name].returncode == 0, err
+        assert "is Eplus-5zone-hot-" in out
+        assert "the runner uploads the results" in out
+        assert len(out.splitlines()) < 20
+        folder = tmp_path / name
+        progress = json.loads((folder / "progress.json").read_text())
+        assert (progress["episode"], progress["timesteps"]) == (episodes, episodes * 192)
+        output = folder / "output"
+        assert (output / "model.zip").is_file()
+        assert (output / "best_model" / "best_model.zip").is_file()
+        assert list((output / "tensorboard").glob("events.*"))
+        present = {path.name for path in folder.iterdir()}
+        assert present == {"DRL_battery.py", "output", "progress.json"}
 
 
 @pytest.mark.slow
@@ -153,8 +170,7 @@ def test_sigterm_ends_a_training_with_its_model_saved(
             return dict(json.loads(progress.read_text())) if progress.exists() else {}
 
         until(lambda: members().get("episode", 0) >= 1, 100)
-        children = Path(f"/proc/{training.pid}/task/{training.pid}/children")
-        (evaluation,) = until(lambda: children.read_text().split(), 20)
+        (evaluation,) = until(lambda: evaluations_of(training.pid), 20)
         training.send_signal(signal.SIGTERM)
         said, _ = training.communicate(timeout=25)
     finally:

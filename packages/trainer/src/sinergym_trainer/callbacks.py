@@ -150,7 +150,7 @@ class EvaluationCallback(BaseCallback):
     training waits for it.
 
     Args:
-        evaluator: evaluates; closed at the end of the training.
+        evaluator: evaluates; whoever made it closes it.
         every: episodes between evaluations.
         episodes: of one evaluation.
         folder: gets `best_model/best_model.zip` and `evaluations.npz`.
@@ -189,8 +189,7 @@ class EvaluationCallback(BaseCallback):
         return self.evaluations[-1].mean_reward if self.evaluations else None
 
     def close(self) -> None:
-        """End the evaluation's process and remove temporary files."""
-        self._evaluator.close()
+        """Remove temporary files."""
         self._models.cleanup()
 
     def _on_step(self) -> bool:

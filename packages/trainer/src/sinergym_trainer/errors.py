@@ -3,6 +3,7 @@
 TrainerError            the root: one line for people, and an exit code
 ├── InvalidOptions      bad input: nothing was started (exit code 2)
 ├── EnergyPlusMissing   the simulator's wheels are not installed here
+├── ResultsNotStored    trained and kept in the output folder, but not uploaded
 └── EvaluationFailed    the evaluation's process broke; training goes on without it
 """
 

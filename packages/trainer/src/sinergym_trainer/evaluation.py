@@ -58,7 +58,10 @@ class Evaluation:
 
 
 class Evaluator:
-    """The evaluation's process, seen from the training; started with the first request.
+    """The evaluation's process, seen from the training.
+
+    It is started at once, so that its imports and the making of its environment, some seconds, are
+    over when the first request comes.
 
     Args:
         spec: the environment to evaluate on.
@@ -72,7 +75,7 @@ class Evaluator:
     ) -> None:
         self._first = (spec, folder, threads, seed)
         self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection[Any, Any] | None = None
+        self._connection: Connection[Any, Any] | None = self._launch()
         self.pending: Request | None = None
         """What is being evaluated."""
 
@@ -85,6 +88,7 @@ class Evaluator:
                 self._connection = self._launch()
             self._connection.send(request)
         except OSError as error:
+            self.close()
             raise EvaluationFailed(f"the evaluation's process is gone: {error}") from error
         self.pending = request
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.monitor import Monitor
 
+    from sinergym_trainer.evaluation import Evaluator
     from sinergym_trainer.tracking import Tracker
 
 DEFAULT_BUCKET = "experiments-storage"
@@ -198,28 +199,30 @@ class _Training:
 
     def run(self) -> Result:
         self.say(f"run {self.name}, results in {self.output}")
-        import torch
-
-        torch.set_num_threads(self.threads)
-        self.tracker = self._track()
+        evaluator = self._evaluator()  # first, as it starts while we import
         status = "FAILED"
         try:
+            import torch
+
+            torch.set_num_threads(self.threads)
+            self.tracker = self._track()
             env = make_environment(
                 self.spec, self.output / "sinergym", monitor=self.output / "monitor.csv"
             )
             with closing(env):
-                result = self._learn(env)
+                result = self._learn(env, evaluator)
             status = "KILLED" if self.stop() else "FINISHED"
         finally:
+            if evaluator:
+                evaluator.close()
             if self.tracker:
                 artifacts = self._artifacts() if self.options.mlflow_store else []
                 self.tracker.close(status=status, artifacts=artifacts)
         self._upload()
         return result
 
-    def _learn(self, env: "Monitor[Any, Any]") -> Result:
+    def _learn(self, env: "Monitor[Any, Any]", evaluator: "Evaluator | None") -> Result:
         from sinergym_trainer.callbacks import EpisodeCallback, EvaluationCallback, ProgressFile
-        from sinergym_trainer.evaluation import Evaluator
 
         length = int(env.get_wrapper_attr("timestep_per_episode"))
         wanted = self.options.timesteps or self.options.episodes * length
@@ -236,14 +239,9 @@ class _Training:
         episodes = max(self.options.episodes if not self.options.timesteps else 0, total // length)
         model.set_logger(self._logger())
         evaluation: EvaluationCallback | None = None
-        if self.options.evaluation:
+        if evaluator:
             evaluation = EvaluationCallback(
-                Evaluator(
-                    _for_evaluation(self.spec),
-                    self.output / "sinergym-evaluation",
-                    threads=self.threads,
-                    seed=self.options.seed,
-                ),
+                evaluator,
                 every=self.options.eval_freq,
                 episodes=self.options.eval_length,
                 folder=self.output,
@@ -295,6 +293,18 @@ class _Training:
             model=path,
             tensorboard=self.tensorboard,
             stopped_by=self.stop.signal,
+        )
+
+    def _evaluator(self) -> "Evaluator | None":
+        if not self.options.evaluation:
+            return None
+        from sinergym_trainer.evaluation import Evaluator
+
+        return Evaluator(
+            _for_evaluation(self.spec),
+            self.output / "sinergym-evaluation",
+            threads=self.threads,
+            seed=self.options.seed,
         )
 
     def _logger(self) -> "Logger":
