@@ -13,6 +13,7 @@ from pathlib import Path
 
 import asyncssh
 import pytest
+
 from gcp_emulator.engine import Engine, InertEngine, ProcessEngine, make_engine
 from gcp_emulator.ssh import authorized_keys
 from gcp_emulator.vm import Vm, VmSpec
@@ -83,10 +84,10 @@ class Machine:
         }  # fmt: skip
         return await asyncssh.connect(self.vm.spec.address, PORT, **{**defaults, **options})
 
-    async def run(self, command: str, **options: object) -> tuple[int, str, str]:
+    async def run(self, command: str, stdin: str = "") -> tuple[int, str, str]:
         """Log in and run a command: exit status, standard output, standard error."""
         async with await self.connect() as connection:
-            done = await connection.run(command, **options)
+            done = await connection.run(command, input=stdin)
         return done.exit_status or 0, str(done.stdout), str(done.stderr)
 
 
@@ -250,7 +251,7 @@ async def test_shutdown_gives_time_and_leaves_no_process(make: Make) -> None:
         assert b"got TERM" in log.read_bytes()
         await asyncio.wait_for(shell.wait_closed(), 5)
     assert living(folder) == []
-    with pytest.raises(OSError, match="refused|Connect call failed"):
+    with pytest.raises(OSError, match=r"refused|Connect call failed"):
         await machine.connect()
     await machine.vm.shutdown(10)
 
@@ -292,9 +293,9 @@ async def test_commands_in_a_real_shell(make: Make) -> None:
     assert (await machine.run("docker ps | grep -c sinergym"))[:2] == (0, "1\n")
     assert (await machine.run("exit 7"))[0] == 7
     assert (await machine.run("kill -9 $$"))[0] == 137
-    assert (await machine.run("cat", input="a\nb"))[:2] == (0, "a\nb")
+    assert (await machine.run("cat", stdin="a\nb"))[:2] == (0, "a\nb")
     assert (await machine.run("echo no >&2; nonsense"))[0] == 127
-    code, out, _ = await machine.run("docker exec -i sinergym cat | tr a-z A-Z", input="shout")
+    code, out, _ = await machine.run("docker exec -i sinergym cat | tr a-z A-Z", stdin="shout")
     assert (code, out) == (0, "SHOUT")
     code, out, _ = await machine.run("for n in 1 2; do docker exec sinergym echo $n; done")
     assert (code, out) == (0, "1\n2\n")
@@ -383,7 +384,7 @@ def _resident() -> int:
 
 
 async def test_following_a_log_until_the_container_ends(make: Make) -> None:
-    """logs -f gives each line once, in order, and ends with the container."""
+    """Following gives each line once, in order, and ends with the container."""
     machine = make()
     await machine.vm.boot()
     await eventually(lambda: "container" in machine.events)
@@ -502,7 +503,7 @@ def test_keys_of_the_metadata() -> None:
 
 
 def test_engines_by_name() -> None:
-    """process and inert exist, others are refused by name."""
+    """The names process and inert exist, others are refused by name."""
     assert make_engine("process").wants_metadata
     assert not make_engine("inert").wants_metadata
     with pytest.raises(ValueError, match="choose process or inert"):

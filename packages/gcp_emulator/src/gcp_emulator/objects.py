@@ -1,8 +1,8 @@
 """Buckets and objects on disk, with an index in memory: what Cloud Storage keeps.
 
-Layout: ``buckets/NAME/bucket.json``, ``buckets/NAME/objects/HASH.json`` (what is known of an
-object; its name is only inside the file, so no name can lead anywhere), ``content/ID`` (bytes,
-never changed). A file appears whole, by renaming. Whatever is done to an object happens between two
+Layout: ``buckets/NAME/bucket.json``; ``buckets/NAME/objects/HASH.json``, what is known of an
+object (its name is only inside the file, so no name can lead anywhere); ``content/ID``, bytes that
+never change. A file appears whole, by renaming. Whatever is done to an object happens between two
 awaits, so that a precondition that held still holds when the change is made.
 """
 
@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,7 +28,6 @@ from gcp_emulator.replies import GoogleError, Json
 METADATA_LIMIT: Final = 8 * 1024
 """Bytes of an object's custom metadata, keys and values together."""
 
-_HIGHEST = "\U0010ffff"
 _MULTI_REGIONS = ("ASIA", "EU", "US")
 _DUAL_REGIONS = ("ASIA1", "EUR4", "EUR5", "EUR7", "EUR8", "NAM4")
 
@@ -458,113 +457,6 @@ class ObjectStore:
                 domain="usageLimits",
             )
         self._mutated[bucket.name, name] = now
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """What a listing asks for (https://cloud.google.com/storage/docs/json_api/v1/objects/list)."""
-
-    prefix: str = ""
-    delimiter: str = ""
-    start: str = ""
-    end: str = ""
-    glob: str = ""
-    trailing: bool = False
-    after: tuple[str, bool] | None = None
-    """The last entry of the page before: an object's name, or a prefix (true)."""
-    limit: int = 1000
-
-    def page(
-        self, bucket: Bucket
-    ) -> tuple[list[StoredObject], list[str], tuple[str, bool] | None]:
-        """Objects, prefixes, and the last entry of them both if more follow."""
-        items: list[StoredObject] = []
-        prefixes: list[str] = []
-        last = None
-        for name, is_prefix in self._entries(bucket.names):
-            if len(items) + len(prefixes) >= self.limit:
-                return items, prefixes, last
-            if is_prefix:
-                prefixes.append(name)
-                if self.trailing and name in bucket.objects:
-                    items.append(bucket.objects[name])
-            else:
-                items.append(bucket.objects[name])
-            last = (name, is_prefix)
-        return items, prefixes, None
-
-    def _entries(self, names: list[str]) -> Iterator[tuple[str, bool]]:
-        """Names, and prefixes once, in order; whole folders are stepped over."""
-        matches = glob_matcher(self.glob) if self.glob else None
-        at = bisect.bisect_left(names, max(self.prefix, self.start))
-        if self.after is not None:
-            last, is_prefix = self.after
-            past = last + _HIGHEST if is_prefix else last + "\0"
-            at = max(at, bisect.bisect_left(names, past))
-        while at < len(names):
-            name = names[at]
-            if not name.startswith(self.prefix) or (self.end and name >= self.end):
-                return
-            cut = name.find(self.delimiter, len(self.prefix)) if self.delimiter else -1
-            if matches is not None and not matches(name):
-                at += 1
-            elif cut >= 0:
-                folder = name[: cut + len(self.delimiter)]
-                yield folder, True
-                at = bisect.bisect_left(names, folder + _HIGHEST, at)
-            else:
-                yield name, False
-                at += 1
-
-
-def glob_matcher(pattern: str) -> Callable[[str], bool]:
-    """What ``matchGlob`` means (https://cloud.google.com/storage/docs/json_api/v1/objects/list#list-object-glob).
-
-    ``*`` and ``?`` stop at ``/``, ``**`` does not, ``[abc]``, ``[!abc]``, ``{one,two}``.
-
-    Raises:
-        GoogleError: 400 for brackets or braces that don't close.
-    """
-    out, at, depth = "", 0, 0
-    while at < len(pattern):
-        character = pattern[at]
-        at += 1
-        if character == "*":
-            if pattern[at : at + 1] == "*":
-                at += 1
-                out += ".*"
-            else:
-                out += "[^/]*"
-        elif character == "?":
-            out += "[^/]"
-        elif character == "[":
-            end = pattern.find("]", at + 1)
-            if end < 0:
-                raise GoogleError(400, "invalid", f"Invalid glob: {pattern}")
-            inner = pattern[at:end]
-            negated = inner[:1] in ("!", "^")
-            inner = inner[1:] if negated else inner
-            safe = re.sub(r"([\\\]\[^&~|])", r"\\\1", inner)
-            out += f"[{'^' if negated else ''}{safe}]"
-            at = end + 1
-        elif character == "{":
-            out += "(?:"
-            depth += 1
-        elif character == "}" and depth:
-            out += ")"
-            depth -= 1
-        elif character == "," and depth:
-            out += "|"
-        elif character == "\\" and at < len(pattern):
-            out += re.escape(pattern[at])
-            at += 1
-        else:
-            out += re.escape(character)
-    try:
-        compiled = re.compile(out, re.DOTALL)
-    except re.error as error:
-        raise GoogleError(400, "invalid", f"Invalid glob: {pattern}") from error
-    return lambda name: compiled.fullmatch(name) is not None
 
 
 def policy_etag(bucket: Bucket) -> str:

@@ -5,49 +5,55 @@ says so.
 """
 
 import asyncio
-import base64
-import json
 import re
 import secrets
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from email import message_from_bytes, policy
 from pathlib import Path
-from typing import Final
-from urllib.parse import quote, unquote
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from gcp_emulator.object_listing import Listing
 from gcp_emulator.objects import (
     Bucket,
     Conditions,
-    Listing,
     ObjectStore,
     StoredObject,
     Writing,
     check_name,
     object_fields,
-    policy_etag,
 )
 from gcp_emulator.replies import GoogleError, Json, api, json_body, json_response
+from gcp_emulator.storage_wire import (
+    CHUNK,
+    LISTING,
+    MATCHES,
+    SOURCE_MATCHES,
+    Links,
+    asked_range,
+    bucket_json,
+    conditions_of,
+    content_range,
+    etag_header,
+    limit_of,
+    media_headers,
+    name_of,
+    not_emulated,
+    number_of,
+    page_token,
+    policy_json,
+    query_of,
+    read_multipart,
+    receive,
+    sums_of,
+    token_of,
+    upload_name,
+)
 
-_CHUNK = 1 << 18
 _RESUMABLE_UNIT = 256 * 1024
-_MATCHES = (
-    "ifGenerationMatch", "ifGenerationNotMatch", "ifMetagenerationMatch", "ifMetagenerationNotMatch",
-)  # fmt: skip
-_SOURCE_MATCHES = tuple(name.replace("if", "ifSource", 1) for name in _MATCHES)
-# What every method takes, and what makes no difference here.
-_WITHOUT_EFFECT = frozenset({
-    "alt", "fields", "prettyPrint", "quotaUser", "userIp", "userProject", "key",
-    "access_token", "oauth_token", "projection", "uploadType", "upload_protocol", "callback",
-    "$.xgafv", "predefinedAcl", "predefinedDefaultObjectAcl", "destinationPredefinedAcl",
-    "enableObjectRetention", "overrideUnlockedRetention", "returnPartialSuccess",
-    "maxBytesRewrittenPerCall", "optionsRequestedPolicyVersion",
-})  # fmt: skip
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,34 +134,34 @@ class Storage:
     @api("storage.buckets.insert")
     async def insert_bucket(self, request: web.Request) -> web.Response:
         """POST b?project=P."""
-        query = _query(request, {"project"})
+        query = query_of(request, {"project"})
         project = query.get("project")
         if not project:
             raise GoogleError(400, "required", "Required parameter: project")
         bucket = self.store.insert_bucket(project, await json_body(request))
-        return json_response(_bucket_json(request, bucket))
+        return json_response(bucket_json(request, bucket))
 
     @api("storage.buckets.list")
     async def list_buckets(self, request: web.Request) -> web.Response:
         """GET b?project=P."""
-        query = _query(request, {"project", "prefix", "maxResults", "pageToken"})
+        query = query_of(request, {"project", "prefix", "maxResults", "pageToken"})
         if not query.get("project"):
             raise GoogleError(400, "required", "Required parameter: project")
         found = self.store.buckets(query["project"], query.get("prefix", ""))
-        after, limit = _token(query), _limit(query)
+        after, limit = token_of(query), limit_of(query)
         rest = [bucket for bucket in found if after is None or bucket.name > after[0]]
         body: Json = {"kind": "storage#buckets"}
         if rest:
-            body["items"] = [_bucket_json(request, bucket) for bucket in rest[:limit]]
+            body["items"] = [bucket_json(request, bucket) for bucket in rest[:limit]]
         if len(rest) > limit:
-            body["nextPageToken"] = _page_token((rest[limit - 1].name, False))
+            body["nextPageToken"] = page_token((rest[limit - 1].name, False))
         return json_response(body)
 
     @api("storage.buckets.get")
     async def get_bucket(self, request: web.Request) -> web.Response:
         """GET b/BUCKET."""
         bucket = self._bucket(request, {"generation"}, reading=True)
-        return json_response(_bucket_json(request, bucket))
+        return json_response(bucket_json(request, bucket))
 
     @api("storage.buckets.patch")
     async def patch_bucket(self, request: web.Request) -> web.Response:
@@ -163,7 +169,7 @@ class Storage:
         changes = await json_body(request)
         bucket = self._bucket(request, set())
         self.store.patch_bucket(bucket, changes, whole=False)
-        return json_response(_bucket_json(request, bucket))
+        return json_response(bucket_json(request, bucket))
 
     @api("storage.buckets.update")
     async def update_bucket(self, request: web.Request) -> web.Response:
@@ -171,7 +177,7 @@ class Storage:
         changes = await json_body(request)
         bucket = self._bucket(request, set())
         self.store.patch_bucket(bucket, changes, whole=True)
-        return json_response(_bucket_json(request, bucket))
+        return json_response(bucket_json(request, bucket))
 
     @api("storage.buckets.delete")
     async def delete_bucket(self, request: web.Request) -> web.Response:
@@ -182,7 +188,7 @@ class Storage:
     @api("storage.buckets.getIamPolicy")
     async def get_policy(self, request: web.Request) -> web.Response:
         """GET b/BUCKET/iam."""
-        return json_response(_policy_json(self._bucket(request, set())))
+        return json_response(policy_json(self._bucket(request, set())))
 
     @api("storage.buckets.setIamPolicy")
     async def set_policy(self, request: web.Request) -> web.Response:
@@ -190,7 +196,7 @@ class Storage:
         wanted = await json_body(request)
         bucket = self._bucket(request, set())
         self.store.set_policy(bucket, wanted)
-        return json_response(_policy_json(bucket))
+        return json_response(policy_json(bucket))
 
     @api("storage.buckets.testIamPermissions")
     async def test_permissions(self, request: web.Request) -> web.Response:
@@ -226,9 +232,9 @@ class Storage:
     @api("storage.objects.list")
     async def list_objects(self, request: web.Request) -> web.Response:
         """GET b/BUCKET/o."""
-        query = _query(request, _LISTING)
+        query = query_of(request, LISTING)
         if query.get("softDeleted", "").lower() == "true" or query.get("filter"):
-            raise _not_emulated("listing with softDeleted or filter")
+            raise not_emulated("listing with softDeleted or filter")
         bucket = self.store.bucket(request.match_info["bucket"])
         items, prefixes, last = Listing(
             prefix=query.get("prefix", ""),
@@ -237,17 +243,17 @@ class Storage:
             end=query.get("endOffset", ""),
             glob=query.get("matchGlob", ""),
             trailing=query.get("includeTrailingDelimiter", "").lower() == "true",
-            after=_token(query),
-            limit=_limit(query),
+            after=token_of(query),
+            limit=limit_of(query),
         ).page(bucket)
         body: Json = {"kind": "storage#objects"}
         if prefixes:
             body["prefixes"] = prefixes
         if items:
-            links = _Links(request)
+            links = Links(request)
             body["items"] = [links.object_json(stored) for stored in items]
         if last is not None:
-            body["nextPageToken"] = _page_token(last)
+            body["nextPageToken"] = page_token(last)
         return json_response(body)
 
     @api("storage.objects.get")
@@ -256,15 +262,15 @@ class Storage:
         _bucket, stored = self._object(request, reading=True)
         media = request.query.get("alt") == "media" or request.path.startswith("/download/")
         if not media:
-            return json_response(_Links(request).object_json(stored), headers=_headers(stored))
+            return json_response(Links(request).object_json(stored), headers=etag_header(stored))
         return await self._download(request, stored)
 
     @api("storage.objects.insert")
     async def insert_object(self, request: web.Request) -> web.Response:
         """POST (and, for a resumable upload, PUT) upload/.../b/BUCKET/o."""
-        query = _query(request, {"name", "upload_id", "contentEncoding", "kmsKeyName", *_MATCHES})
+        query = query_of(request, {"name", "upload_id", "contentEncoding", "kmsKeyName", *MATCHES})
         if query.get("kmsKeyName"):
-            raise _not_emulated("kmsKeyName")
+            raise not_emulated("kmsKeyName")
         if "upload_id" in query:
             return await self._continue_upload(request, query["upload_id"])
         bucket = self.store.bucket(request.match_info["bucket"])
@@ -273,26 +279,26 @@ class Storage:
             return await self._begin_upload(request, bucket, query)
         if kind not in ("media", "multipart"):
             raise GoogleError(400, "badRequest", f"Invalid upload request: uploadType={kind}")
-        conditions = _conditions(query)
+        conditions = conditions_of(query)
         writing = self.store.writing()
         try:
             fields: Json = {}
             if kind == "multipart":
-                fields = await _read_multipart(request, writing)
+                fields = await read_multipart(request, writing)
             else:
                 if request.headers.get("Content-Type"):
                     fields["contentType"] = request.headers["Content-Type"]
-                async for data in request.content.iter_chunked(_CHUNK):
+                async for data in request.content.iter_chunked(CHUNK):
                     writing.write(data)
-            name = _upload_name(query, fields)
+            name = upload_name(query, fields)
             if "contentEncoding" in query:
                 fields["contentEncoding"] = query["contentEncoding"]
-            fields |= _sums(request)
+            fields |= sums_of(request)
             stored = self.store.insert(bucket, name, writing.finish(), fields, conditions)
         except BaseException:
             writing.discard()
             raise
-        return json_response(_Links(request).object_json(stored), headers=_headers(stored))
+        return json_response(Links(request).object_json(stored), headers=etag_header(stored))
 
     @api("storage.objects.patch")
     async def patch_object(self, request: web.Request) -> web.Response:
@@ -314,7 +320,7 @@ class Storage:
     @api("storage.objects.compose")
     async def compose(self, request: web.Request) -> web.Response:
         """POST b/BUCKET/o/OBJECT/compose: up to 32 objects of the bucket, one after another."""
-        query = _query(
+        query = query_of(
             request,
             {"ifGenerationMatch", "ifMetagenerationMatch", "kmsKeyName", "dropContextGroups"},
         )
@@ -341,27 +347,27 @@ class Storage:
         try:
             for stored in sources:
                 with self.store.open(stored) as file:
-                    while data := file.read(_CHUNK):
+                    while data := file.read(CHUNK):
                         writing.write(data)
                         await asyncio.sleep(0)
             composed = self.store.insert(
                 bucket,
-                _name(request, "object"),
+                name_of(request, "object"),
                 writing.finish(),
                 body.get("destination") or {},
-                _conditions(query),
+                conditions_of(query),
                 components=sum(s.resource.get("componentCount", 1) for s in sources),
             )
         except BaseException:
             writing.discard()
             raise
-        return json_response(_Links(request).object_json(composed))
+        return json_response(Links(request).object_json(composed))
 
     @api("storage.objects.copy")
     async def copy(self, request: web.Request) -> web.Response:
         """POST b/BUCKET/o/OBJECT/copyTo/b/BUCKET/o/OBJECT."""
         made = await self._copy(request, request.match_info["bucket2"])
-        return json_response(_Links(request).object_json(made))
+        return json_response(Links(request).object_json(made))
 
     @api("storage.objects.rewrite")
     async def rewrite(self, request: web.Request) -> web.Response:
@@ -373,7 +379,7 @@ class Storage:
                 "totalBytesRewritten": str(made.size),
                 "objectSize": str(made.size),
                 "done": True,
-                "resource": _Links(request).object_json(made),
+                "resource": Links(request).object_json(made),
             }
         )
 
@@ -381,11 +387,11 @@ class Storage:
     async def move(self, request: web.Request) -> web.Response:
         """POST b/BUCKET/o/OBJECT/moveTo/o/OBJECT."""
         bucket = self.store.bucket(request.match_info["bucket"])
-        source = self.store.find(bucket, _name(request, "object"))
+        source = self.store.find(bucket, name_of(request, "object"))
         made = await self._copy(request, bucket.name)
         if made.resource["name"] != source.resource["name"]:
             self.store.delete(bucket, source)
-        return json_response(_Links(request).object_json(made))
+        return json_response(Links(request).object_json(made))
 
     # ---------------------------------------------------------------- resumable uploads
 
@@ -393,19 +399,19 @@ class Storage:
         self, request: web.Request, bucket: Bucket, query: dict[str, str]
     ) -> web.Response:
         fields = await json_body(request)
-        name = _upload_name(query, fields)
+        name = upload_name(query, fields)
         check_name(name)
         if "X-Upload-Content-Type" in request.headers:
             fields.setdefault("contentType", request.headers["X-Upload-Content-Type"])
         object_fields(fields)
-        conditions = _conditions(query)
+        conditions = conditions_of(query)
         conditions.check(bucket.objects.get(name))
         length = request.headers.get("X-Upload-Content-Length", "")
         identity = secrets.token_urlsafe(24)
         self._uploads[identity] = _Upload(
             bucket=bucket,
             name=name,
-            fields=fields | _sums(request),
+            fields=fields | sums_of(request),
             conditions=conditions,
             writing=self.store.writing(),
             total=int(length) if length.isdecimal() else None,
@@ -416,9 +422,9 @@ class Storage:
     async def _continue_upload(self, request: web.Request, identity: str) -> web.Response:
         upload = self._upload(request, identity)
         if upload.stored is not None:
-            return json_response(_Links(request).object_json(upload.stored))
+            return json_response(Links(request).object_json(upload.stored))
         writing = upload.writing
-        span, total = _content_range(request)
+        span, total = content_range(request)
         total = total if total is not None else upload.total
         if span is not None:
             first, last = span
@@ -430,7 +436,7 @@ class Storage:
                     f"{first} byte(s), which exceeds already uploaded size of {writing.size} "
                     "byte(s).",
                 )
-            await _receive(request, writing, skip=writing.size - first)
+            await receive(request, writing, skip=writing.size - first)
             if last is None:
                 # All at once, without a range.
                 total = writing.size if total is None else total
@@ -454,7 +460,7 @@ class Storage:
             writing.discard()
             raise
         return json_response(
-            _Links(request).object_json(upload.stored), headers=_headers(upload.stored)
+            Links(request).object_json(upload.stored), headers=etag_header(upload.stored)
         )
 
     @api("storage.objects.insert")
@@ -545,55 +551,57 @@ class Storage:
 
     def _bucket(self, request: web.Request, known: set[str], *, reading: bool = False) -> Bucket:
         """The bucket of the path, its preconditions checked."""
-        query = _query(request, known | {"ifMetagenerationMatch", "ifMetagenerationNotMatch"})
+        query = query_of(request, known | {"ifMetagenerationMatch", "ifMetagenerationNotMatch"})
         bucket = self.store.bucket(request.match_info["bucket"])
-        _conditions(query).check(StoredObject(bucket.resource, ""), reading=reading)
+        conditions_of(query).check(StoredObject(bucket.resource, ""), reading=reading)
         return bucket
 
     def _object(
         self, request: web.Request, *, reading: bool = False
     ) -> tuple[Bucket, StoredObject]:
         """The object of the path, its preconditions checked."""
-        query = _query(request, {"generation", "softDeleted", *_MATCHES})
+        query = query_of(request, {"generation", "softDeleted", *MATCHES})
         if query.get("softDeleted", "").lower() == "true":
-            raise _not_emulated("softDeleted")
+            raise not_emulated("softDeleted")
         bucket = self.store.bucket(request.match_info["bucket"])
-        stored = self.store.find(bucket, _name(request, "object"), _number(query, "generation"))
-        _conditions(query).check(stored, reading=reading)
+        stored = self.store.find(
+            bucket, name_of(request, "object"), number_of(query, "generation")
+        )
+        conditions_of(query).check(stored, reading=reading)
         return bucket, stored
 
     async def _change(self, request: web.Request, *, whole: bool) -> web.Response:
         changes = await json_body(request)
         bucket, stored = self._object(request)
         self.store.patch(bucket, stored, changes, whole=whole)
-        return json_response(_Links(request).object_json(stored), headers=_headers(stored))
+        return json_response(Links(request).object_json(stored), headers=etag_header(stored))
 
     async def _copy(self, request: web.Request, target: str) -> StoredObject:
-        query = _query(
+        query = query_of(
             request,
             {
                 "sourceGeneration", "rewriteToken", "destinationKmsKeyName", "dropContextGroups",
-                *_MATCHES, *_SOURCE_MATCHES,
+                *MATCHES, *SOURCE_MATCHES,
             },
         )  # fmt: skip
         if query.get("destinationKmsKeyName"):
-            raise _not_emulated("destinationKmsKeyName")
+            raise not_emulated("destinationKmsKeyName")
         wanted = await json_body(request)
         bucket = self.store.bucket(request.match_info["bucket"])
         to = self.store.bucket(target)
         source = self.store.find(
-            bucket, _name(request, "object"), _number(query, "sourceGeneration")
+            bucket, name_of(request, "object"), number_of(query, "sourceGeneration")
         )
-        _conditions(query, "Source").check(source)
+        conditions_of(query, "Source").check(source)
         fields = {**object_fields(source.resource), **object_fields(wanted)}
         content = self.store.copy_of(source)
         try:
             return self.store.insert(
                 to,
-                _name(request, "object2"),
+                name_of(request, "object2"),
                 content,
                 fields,
-                _conditions(query),
+                conditions_of(query),
                 components=source.resource.get("componentCount"),
             )
         except GoogleError:
@@ -601,7 +609,7 @@ class Storage:
             raise
 
     async def _download(self, request: web.Request, stored: StoredObject) -> web.StreamResponse:
-        headers = _headers(stored) | _media_headers(stored)
+        headers = etag_header(stored) | media_headers(stored)
         encoded = stored.resource.get("contentEncoding") == "gzip"
         transcoded = encoded and "gzip" not in request.headers.get("Accept-Encoding", "")
         if encoded and not transcoded:
@@ -614,11 +622,11 @@ class Storage:
                 response = web.StreamResponse(headers=headers)
                 await response.prepare(request)
                 unzip = zlib.decompressobj(wbits=31)
-                while data := file.read(_CHUNK):
+                while data := file.read(CHUNK):
                     await response.write(unzip.decompress(data))
                 await response.write_eof()
                 return response
-            first, last = _asked_range(request, stored.size)
+            first, last = asked_range(request, stored.size)
             length = last - first + 1
             status = 200
             if "Range" in request.headers and stored.size:
@@ -626,224 +634,13 @@ class Storage:
                 headers["Content-Range"] = f"bytes {first}-{last}/{stored.size}"
             headers["Content-Length"] = str(length)
             file.seek(first)
-            if length <= _CHUNK:
+            if length <= CHUNK:
                 return web.Response(status=status, body=file.read(length), headers=headers)
             response = web.StreamResponse(status=status, headers=headers)
             await response.prepare(request)
             while length and request.method != "HEAD":
-                data = file.read(min(_CHUNK, length))
+                data = file.read(min(CHUNK, length))
                 length -= len(data)
                 await response.write(data)
             await response.write_eof()
             return response
-
-
-_LISTING: Final = frozenset({
-    "prefix", "delimiter", "startOffset", "endOffset", "matchGlob", "includeTrailingDelimiter",
-    "maxResults", "pageToken", "versions", "softDeleted", "filter", "includeFoldersAsPrefixes",
-})  # fmt: skip
-
-
-class _Links:
-    """Objects as JSON, with links that lead back to where they were asked for."""
-
-    def __init__(self, request: web.Request) -> None:
-        self._origin = f"{request.scheme}://{request.host}"
-
-    def object_json(self, stored: StoredObject) -> Json:
-        resource = stored.resource
-        path = f"/storage/v1/b/{resource['bucket']}/o/{quote(resource['name'], safe='')}"
-        return {
-            **resource,
-            "selfLink": f"{self._origin}{path}",
-            "mediaLink": (
-                f"{self._origin}/download{path}?generation={resource['generation']}&alt=media"
-            ),
-        }
-
-
-def _bucket_json(request: web.Request, bucket: Bucket) -> Json:
-    link = f"{request.scheme}://{request.host}/storage/v1/b/{bucket.name}"
-    return {**bucket.resource, "selfLink": link}
-
-
-def _policy_json(bucket: Bucket) -> Json:
-    return {
-        "kind": "storage#policy",
-        "resourceId": f"projects/_/buckets/{bucket.name}",
-        "version": bucket.policy["version"],
-        "etag": policy_etag(bucket),
-        "bindings": bucket.policy["bindings"],
-    }
-
-
-def _headers(stored: StoredObject) -> dict[str, str]:
-    return {"ETag": str(stored.resource["etag"])}
-
-
-def _media_headers(stored: StoredObject) -> dict[str, str]:
-    resource = stored.resource
-    sums = [f"crc32c={resource['crc32c']}"]
-    if "md5Hash" in resource:
-        sums.append(f"md5={resource['md5Hash']}")
-    optional = {
-        "Cache-Control": resource.get("cacheControl", ""),
-        "Content-Disposition": resource.get("contentDisposition", ""),
-        "Content-Language": resource.get("contentLanguage", ""),
-    }
-    return {
-        "Content-Type": resource["contentType"],
-        "X-Goog-Generation": resource["generation"],
-        "X-Goog-Metageneration": resource["metageneration"],
-        "X-Goog-Hash": ",".join(sums),
-        "X-Goog-Storage-Class": resource["storageClass"],
-        "X-Goog-Stored-Content-Encoding": resource.get("contentEncoding", "identity"),
-        "X-Goog-Stored-Content-Length": resource["size"],
-        "Accept-Ranges": "bytes",
-        **{name: _one_line(value) for name, value in optional.items() if value},
-    }
-
-
-def _one_line(text: str) -> str:
-    """A header's value from outside: never a second header."""
-    return re.sub(r"[\x00-\x1f\x7f]", " ", text)
-
-
-def _query(request: web.Request, known: Iterable[str]) -> dict[str, str]:
-    """The query's parameters; one that this method does not emulate is refused."""
-    allowed = {*known, *_WITHOUT_EFFECT}
-    for name in request.query:
-        if name not in allowed:
-            raise _not_emulated(f"parameter {name} of {request.method} {request.path}")
-    return dict(request.query)
-
-
-def _not_emulated(what: str) -> GoogleError:
-    return GoogleError(501, "notImplemented", f"the local cloud does not emulate {what}")
-
-
-def _number(query: dict[str, str], name: str) -> int | None:
-    text = query.get(name)
-    if text is None:
-        return None
-    if not re.fullmatch(r"\d{1,19}", text, re.ASCII):
-        raise GoogleError(400, "invalid", f"Invalid value for {name}: {text!r}")
-    return int(text)
-
-
-def _conditions(query: dict[str, str], of: str = "") -> Conditions:
-    return Conditions(
-        generation=_number(query, f"if{of}GenerationMatch"),
-        not_generation=_number(query, f"if{of}GenerationNotMatch"),
-        metageneration=_number(query, f"if{of}MetagenerationMatch"),
-        not_metageneration=_number(query, f"if{of}MetagenerationNotMatch"),
-    )
-
-
-def _limit(query: dict[str, str]) -> int:
-    asked = _number(query, "maxResults")
-    return 1000 if not asked else min(asked, 1000)
-
-
-def _page_token(last: tuple[str, bool]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(last).encode()).decode()
-
-
-def _token(query: dict[str, str]) -> tuple[str, bool] | None:
-    text = query.get("pageToken")
-    if not text:
-        return None
-    try:
-        name, is_prefix = json.loads(base64.urlsafe_b64decode(text.encode()))
-    except (TypeError, ValueError) as error:
-        raise GoogleError(400, "invalid", "Invalid value for pageToken") from error
-    return str(name), bool(is_prefix)
-
-
-def _name(request: web.Request, which: str) -> str:
-    """An object's name, from the path as it was sent: names hold slashes and percent signs."""
-    path = request.raw_path.partition("?")[0]
-    found = re.findall(r"/o/([^/]+)", path)
-    return unquote(found[0 if which == "object" else 1])
-
-
-def _upload_name(query: dict[str, str], fields: Json) -> str:
-    name = query.get("name") or fields.get("name")
-    if not isinstance(name, str) or not name:
-        raise GoogleError(400, "required", "Required parameter: name")
-    return name
-
-
-def _sums(request: web.Request) -> Json:
-    """Checksums that the client sends along, in the form of an object's fields."""
-    found: Json = {}
-    for pair in request.headers.get("X-Goog-Hash", "").split(","):
-        kind, _, value = pair.strip().partition("=")
-        if kind in ("crc32c", "md5"):
-            found["crc32c" if kind == "crc32c" else "md5Hash"] = value
-    return found
-
-
-async def _read_multipart(request: web.Request, writing: Writing) -> Json:
-    """A multipart/related upload: JSON, then the bytes, streamed."""
-    try:
-        reader = await request.multipart()
-        first = await reader.next()
-        if not isinstance(first, aiohttp.BodyPartReader):
-            raise GoogleError(400, "badRequest", "Malformed multipart body.")
-        fields = json.loads(await first.read() or b"{}")
-        second = await reader.next()
-        if not isinstance(second, aiohttp.BodyPartReader) or not isinstance(fields, dict):
-            raise GoogleError(400, "badRequest", "Malformed multipart body.")
-        fields.setdefault("contentType", second.headers.get("Content-Type"))
-        while data := await second.read_chunk(_CHUNK):
-            writing.write(data)
-    except (ValueError, AssertionError) as error:
-        raise GoogleError(400, "badRequest", f"Malformed multipart body: {error}") from error
-    return fields
-
-
-async def _receive(request: web.Request, writing: Writing, *, skip: int) -> None:
-    """Write the body but for the first bytes, which were received before."""
-    async for data in request.content.iter_chunked(_CHUNK):
-        writing.write(data[skip:] if skip else data)
-        skip = max(0, skip - len(data))
-
-
-def _content_range(request: web.Request) -> tuple[tuple[int, int | None] | None, int | None]:
-    """First and last byte of this piece (None: a question only), and the total if it is known."""
-    text = request.headers.get("Content-Range")
-    if text is None:
-        return (0, None), None
-    found = re.fullmatch(r"bytes (?:\*|(\d+)-(\d+))/(\*|\d+)", text.strip())
-    if not found:
-        raise GoogleError(400, "badContent", f"Failed to parse Content-Range header: {text}")
-    total = None if found[3] == "*" else int(found[3])
-    if found[1] is None:
-        return None, total
-    return (int(found[1]), int(found[2])), total
-
-
-def _asked_range(request: web.Request, size: int) -> tuple[int, int]:
-    """First and last byte to send.
-
-    Raises:
-        GoogleError: 416.
-    """
-    text = request.headers.get("Range", "")
-    found = re.fullmatch(r"bytes=(\d*)-(\d*)", text.strip())
-    if not found or not (found[1] or found[2]):
-        return 0, size - 1
-    if not found[1]:
-        first, last = max(0, size - int(found[2])), size - 1
-    else:
-        first = int(found[1])
-        last = min(int(found[2]), size - 1) if found[2] else size - 1
-    if first >= size or last < first:
-        raise GoogleError(
-            416,
-            "requestedRangeNotSatisfiable",
-            "Request range not satisfiable",
-            headers={"Content-Range": f"bytes */{size}"},
-        )
-    return first, last
