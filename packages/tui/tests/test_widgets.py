@@ -171,3 +171,17 @@ async def test_the_log_is_bounded_and_stays_where_it_is_read() -> None:
 
         assert len(log.lines) <= 1100
         assert log.lines[int(log.scroll_y)] == top
+
+
+async def test_a_line_that_is_longer_than_the_panel_is_marked() -> None:
+    """The mark says that there is more; scrolling to the right shows it."""
+    app = Stage()
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.log_view.focus()
+        app.log_view.append(["x" * 100 + "END"])
+        await pilot.pause()
+        assert f"{'x' * 70}" in app.text
+        assert "›" in app.text
+        await pilot.press(*["right"] * 40)
+        await pilot.pause(0.5)
+        assert "END" in app.text

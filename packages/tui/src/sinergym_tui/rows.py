@@ -75,14 +75,14 @@ class SweepState:
 
     @property
     def instances(self) -> int:
-        """How many instances it has."""
+        """How many instances it has; those that can't be created now don't count."""
         if self.snapshot is not None:
-            return sum(row.member is not None for row in self.snapshot.rows)
+            return sum(bool(row.member and row.member.status) for row in self.snapshot.rows)
         return self.summary.group.target_size if self.summary.group else 0
 
 
 SWEEP_COLUMNS = (
-    Column(key="name", title="Sweep", width=12, rank=0, grows=True),
+    Column(key="name", title="Sweep", width=12, rank=0, most=40),
     Column(key="state", title="State", width=13, rank=1),
     Column(key="done", title="Done", width=9, rank=2, is_right=True),
     Column(key="progress", title="Progress", width=10, rank=4),

@@ -64,6 +64,7 @@ class FleetScreen(Screen[None]):
             border-title-color: $foreground; border-subtitle-color: $foreground 60%; }
         LiveTable:focus, LogView:focus { border: round $primary; }
         #sweeps { height: auto; min-height: 5; max-height: 6; }
+        &.-tall #sweeps { max-height: 10; }
         #experiments { height: 1fr; }
         #log { height: 1fr; }
         &.-wide #panels { layout: horizontal; }

@@ -148,7 +148,7 @@ class LiveTable(ScrollView, can_focus=True):
                     self._repaint_row(index)
         else:
             self._strips.clear()
-            self.virtual_size = Size(self.size.width, len(rows) + 1)
+            self.virtual_size = Size(self.scrollable_content_region.width, len(rows) + 1)
             self.refresh()
         found = next((index for index, row in enumerate(rows) if row[0] == key), None)
         self.cursor = min(self.cursor, max(0, len(rows) - 1)) if found is None else found
@@ -235,7 +235,7 @@ class LiveTable(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """The header, then the rows from where it is scrolled to."""
-        width = self.size.width
+        width = self.scrollable_content_region.width
         if y == 0:
             return self._header(width)
         index = y - 1 + self.scroll_offset.y
@@ -250,8 +250,8 @@ class LiveTable(ScrollView, can_focus=True):
 
     def _lay_out(self) -> None:
         columns = tuple(replace(each, width=self._widths[each.key]) for each in self._columns)
-        self._layout = fit_columns(columns, self.size.width - 2)
-        self.virtual_size = Size(self.size.width, len(self._rows) + 1)
+        self._layout = fit_columns(columns, self.scrollable_content_region.width - 2)
+        self.virtual_size = Size(self.scrollable_content_region.width, len(self._rows) + 1)
         self._strips.clear()
         self.refresh()
 

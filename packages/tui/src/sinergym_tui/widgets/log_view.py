@@ -30,15 +30,21 @@ class LogView(ScrollView, can_focus=True):
     DEFAULT_CSS = """
     LogView {
         background: $surface;
-        scrollbar-size: 1 1;
+        scrollbar-size-vertical: 1;
+        scrollbar-size-horizontal: 0;
         overflow-x: auto;
         overflow-y: scroll;
         & > .log-view--note { color: $foreground 60%; text-style: italic; }
+        & > .log-view--mark { color: $text-accent; text-style: bold; }
         & > .log-view--runner { color: $foreground 60%; }
     }
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"log-view--note", "log-view--runner"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "log-view--mark",
+        "log-view--note",
+        "log-view--runner",
+    }
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("k", "scroll_up", "Up", show=False),
@@ -122,7 +128,7 @@ class LogView(ScrollView, can_focus=True):
     def render_line(self, y: int) -> Strip:
         """One line, as far as it is in sight."""
         left, top = self.scroll_offset
-        width, style = self.size.width, self.rich_style
+        width, style = self.scrollable_content_region.width, self.rich_style
         index = top + y
         if index >= len(self._lines):
             if y == 0 and not self._lines and self._note:
@@ -132,4 +138,9 @@ class LogView(ScrollView, can_focus=True):
         line = self._lines[index]
         if line.startswith("sinergym-runner: "):
             style = self.get_component_rich_style("log-view--runner")
-        return Strip([Segment(line, style)]).crop_extend(left, left + width, style)
+        strip = Strip([Segment(line, style)])
+        if strip.cell_length <= left + width:
+            return strip.crop_extend(left, left + width, style)
+        # Where a line goes on to the right, a mark says so; arrow keys scroll there.
+        mark = Segment("›", self.get_component_rich_style("log-view--mark"))
+        return Strip.join([strip.crop(left, left + width - 1), Strip([mark])])
