@@ -10,6 +10,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,7 +21,6 @@ from gcloud_ops.clients import Clients
 from gcloud_ops.errors import (
     ContainerFailed,
     GcloudOpsError,
-    HostKeyMismatch,
     PermissionDenied,
     Unavailable,
 )
@@ -32,7 +32,9 @@ __all__ = ["AT_ONCE", "CommandSent", "DispatchFailed", "Dispatcher", "raise_open
 AT_ONCE = 64
 """Handshakes and commands under way at once."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries on one instance
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 1.0  # seconds between two tries on one instance
+_TRIES_A_SECOND = 200  # on all instances together
+_OTHER_COMMAND = 3  # exit code of `sinergym-runner submit`: docs/contract.md, section 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ class Dispatcher:
 
     async def _deliver(self, experiment: str, command: str, address: str, zone: str) -> None:
         try:
-            await self._until_sent(experiment, command, address, zone)
+            await self._send(experiment, command, address, zone)
         except GcloudOpsError as error:
             self.results.put(DispatchFailed(experiment=experiment, error=error))
         except asyncio.CancelledError:
@@ -118,62 +120,66 @@ class Dispatcher:
         else:
             self.results.put(CommandSent(experiment=experiment))
 
-    async def _until_sent(self, experiment: str, command: str, address: str, zone: str) -> None:
+    async def _send(self, experiment: str, command: str, address: str, zone: str) -> None:
         """Try until it works: sshd, docker, image and runner come up one after the other."""
         deadline = time.monotonic() + self._patience
-        pause = _FIRST_PAUSE
         keys: tuple[str, ...] = ()
+
+        async def connect_and_submit() -> None:
+            nonlocal keys
+            keys = keys or await self._published_keys(experiment, zone)
+            async with contextlib.AsyncExitStack() as stack:
+                async with self._slots:
+                    connection = await stack.enter_async_context(
+                        ssh.connect(
+                            address, experiment, keys, self._clients.settings, timeout=30.0
+                        )
+                    )
+
+                async def submit() -> None:
+                    async with self._slots:
+                        await connection.submit(CONTAINER, command)
+
+                # One connection serves all tries, until the container has taken the command.
+                await self._until(submit, deadline, (ContainerFailed,))
+
+        # Accounts come some seconds after sshd (the guest agent makes them from `ssh-keys`),
+        # so a refusal, too, may be only for now.
+        passing = (Unavailable, PermissionDenied, ContainerFailed)
+        await self._until(connect_and_submit, deadline, passing)
+
+    async def _until(
+        self,
+        attempt: Callable[[], Awaitable[None]],
+        deadline: float,
+        passing: tuple[type[GcloudOpsError], ...],
+    ) -> None:
+        """Repeat an attempt until it works, fails for good, or the deadline is near."""
+        pause = _FIRST_PAUSE
         while True:
             try:
-                keys = keys or await self._published_keys(experiment, zone)
-                await self._connect_and_submit(experiment, command, address, keys, deadline)
-            except (Unavailable, ContainerFailed) as error:
-                if time.monotonic() + pause > deadline:
-                    raise type(error)(
-                        f"{experiment}: not ready after {self._patience:.0f} s: {error.message}",
-                        resource=f"instance {experiment}",
-                        hint=error.hint,
-                    ) from error
-            except (HostKeyMismatch, PermissionDenied):
-                raise
-            else:
-                return
+                return await attempt()
+            except passing as error:
+                if _is_for_good(error) or time.monotonic() + pause > deadline:
+                    raise
             await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
+            # With many at it, each asks less often: together they cost the same.
+            longest = max(_LONGEST_PAUSE, len(self._deliveries) / _TRIES_A_SECOND)
+            pause = min(pause * 1.5, longest)
 
     async def _published_keys(self, experiment: str, zone: str) -> tuple[str, ...]:
         async with self._slots:
             keys = await asyncio.to_thread(host_keys, self._clients, experiment, zone=zone)
         if not keys:
-            raise Unavailable(f"{experiment}: no host key is published yet")
+            raise Unavailable(
+                f"{experiment}: no host key is published", resource=f"instance {experiment}"
+            )
         return keys
 
-    async def _connect_and_submit(
-        self,
-        experiment: str,
-        command: str,
-        address: str,
-        keys: tuple[str, ...],
-        deadline: float,
-    ) -> None:
-        """One connection, held until the container has taken the command or the line is cut."""
-        async with contextlib.AsyncExitStack() as stack:
-            async with self._slots:
-                connection = await stack.enter_async_context(
-                    ssh.connect(address, experiment, keys, self._clients.settings, timeout=30.0)
-                )
-            pause = _FIRST_PAUSE
-            while True:
-                try:
-                    async with self._slots:
-                        await connection.submit(CONTAINER, command)
-                except ContainerFailed:
-                    if time.monotonic() + pause > deadline:
-                        raise
-                else:
-                    return
-                await asyncio.sleep(pause)
-                pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+def _is_for_good(error: GcloudOpsError) -> bool:
+    """Whether trying on is of no use: the container has another command already."""
+    return isinstance(error, ssh.CommandFailed) and error.exit_code == _OTHER_COMMAND
 
 
 def raise_open_files_limit(wanted: int) -> None:
