@@ -209,7 +209,7 @@ def template_create(
 
     environment = {
         "gce_zone": session.settings.zone,
-        "gce_project_id": session.settings.require_project(),
+        "gce_project_id": session.clients.project,
         **_variables(env),
     }
     if tracking_uri is not None:

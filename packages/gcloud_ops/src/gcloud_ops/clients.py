@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
@@ -68,7 +69,12 @@ class Clients:
 
     @classmethod
     def connect(cls, settings: Settings) -> Self:
-        """Clients for these settings; nothing is imported or sent yet."""
+        """Clients for these settings; nothing is sent yet.
+
+        Without a project in the settings, on Google Cloud, it is that of the default credentials.
+        """
+        if settings.project is None and settings.is_google:
+            settings = replace(settings, project=default_project())
         return cls(settings)
 
     @property

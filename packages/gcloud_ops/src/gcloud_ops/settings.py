@@ -148,16 +148,15 @@ class Settings:
         return self.endpoint is None
 
     def require_project(self) -> str:
-        """The project that is set, or that of Google's default credentials.
+        """The project.
+
+        `Clients.connect` fills in that of Google's default credentials where none is set.
 
         Raises:
             InvalidRequest: There is none.
         """
         if self.project:
             return self.project
-        found = _default_project() if self.endpoint is None else None
-        if found:
-            return found
         raise InvalidRequest(
             "project: none is set",
             resource="setting project",
@@ -200,12 +199,6 @@ def _check_known(key: str, source: str) -> None:
         f"{source}: unknown key {key!r}",
         hint=f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(_CHECKS)}",
     )
-
-
-def _default_project() -> str | None:
-    from gcloud_ops.clients import default_project
-
-    return default_project()
 
 
 # --------------------------------------------------------------------- checks of values

@@ -104,8 +104,9 @@ class Fleet:
         from gcloud_ops import sweeps  # noqa: F401  # costs time here, not at the first look
         from gcloud_ops.clients import Clients
 
-        settings.require_project()
-        return cls(Clients.connect(settings), read_only=read_only)
+        clients = Clients.connect(settings)
+        clients.settings.require_project()
+        return cls(clients, read_only=read_only)
 
     @property
     def settings(self) -> "Settings":
