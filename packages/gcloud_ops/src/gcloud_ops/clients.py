@@ -73,8 +73,8 @@ class Clients:
 
         Without a project in the settings, on Google Cloud, it is that of the default credentials.
         """
-        if settings.project is None and settings.is_google:
-            settings = replace(settings, project=default_project())
+        if not settings.project and settings.is_google:
+            settings = replace(settings, project=default_project() or "")
         return cls(settings)
 
     @property

@@ -67,7 +67,7 @@ class Settings:
     """
 
     project: str = ""
-    """Id of the project. "" asks Google's default credentials for it when it is needed.
+    """Id of the project. "" is that of Google's default credentials.
     Also read from `GOOGLE_CLOUD_PROJECT` and `CLOUDSDK_CORE_PROJECT`."""
     zone: str = "europe-west1-b"
     """Zone of the instances. Also read from `CLOUDSDK_COMPUTE_ZONE`."""
