@@ -508,3 +508,23 @@ def test_engines_by_name() -> None:
     assert not make_engine("inert").wants_metadata
     with pytest.raises(ValueError, match="choose process or inert"):
         make_engine("kvm")
+
+
+def test_a_vm_has_a_loopback_address(tmp_path: Path) -> None:
+    """Anything else is refused before a port is opened."""
+    spec = VmSpec(
+        name=NAME, id="1", project="p", zone="z", address="192.0.2.1", machine_type="n2-highcpu-8"
+    )
+    with pytest.raises(ValueError, match="no loopback address"):
+        Vm(
+            spec,
+            metadata={},
+            engine=InertEngine(),
+            folder=tmp_path,
+            ssh_port=PORT,
+            metadata_port=8080,
+            environment={},
+            boot_seconds=0,
+            pull_seconds=0,
+            record=lambda _event: None,
+        )

@@ -60,11 +60,6 @@ class Log:
         self._partial = {1: b"", 2: b""}
         self._wake()
 
-    def remove(self) -> None:
-        """Delete the file."""
-        self._path.unlink(missing_ok=True)
-        self._wake()
-
     async def entries(
         self, *, tail: int | None = None, follow: Callable[[], bool] = lambda: False
     ) -> AsyncIterator[Entry]:
@@ -186,7 +181,7 @@ class Container:
     environment: Mapping[str, str]
     log: Log
     created: datetime
-    status: Literal["created", "running", "exited"] = "created"
+    status: Literal["created", "running", "restarting", "exited"] = "created"
     exit_code: int = 0
     error: str = ""
     started: datetime | None = None
@@ -389,6 +384,8 @@ class Containers:
     ) -> None:
         """Signal the first program, wait up to `grace` seconds, kill."""
         container.stopped_by_hand = True
+        if container.status == "restarting":
+            container.status = "exited"
         if not container.running or container.task is None:
             return
         container.task.signal(first)
@@ -438,19 +435,22 @@ class Containers:
         code = await task.wait()
         container.log.flush()
         container.exit_code = code
-        container.status = "exited"
+        again = self._restarts(container)
+        container.status = "restarting" if again else "exited"
         container.finished = datetime.now(UTC)
         container.ended.set()
         # Those who follow the log look again whether it still runs.
         container.log.flush()
         self._record("container-exit")
-        if self._restarts(container):
+        if again:
             # Docker waits 100 ms, doubled each time up to a minute.
             await asyncio.sleep(min(0.1 * 2**container.restarts, 60))
             container.restarts += 1
             if not container.stopped_by_hand:
                 with suppress(StartFailed):
                     await self.start(container)
+            if container.status == "restarting":
+                container.status = "exited"
         elif container.spec.auto_remove:
             await self.remove(container)
 

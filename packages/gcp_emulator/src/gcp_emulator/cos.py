@@ -8,6 +8,7 @@ systemd.exec(5). Paths of the VM live under a root folder of its own.
 import asyncio
 import base64
 import binascii
+import functools
 import os
 import shlex
 import time
@@ -166,7 +167,7 @@ class Guest:
                 )
             return
         try:
-            config = yaml.safe_load(user_data)
+            config = _parsed(user_data)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f" at line {mark.line + 1} column {mark.column + 1}" if mark else ""
@@ -440,6 +441,12 @@ class Guest:
 
     def _say_cloud_init(self, line: str) -> None:
         self._say(f"cloud-init[512]: {line}")
+
+
+# All VMs of a group have the same user-data: it is parsed once, and never changed.
+@functools.lru_cache(maxsize=16)
+def _parsed(user_data: str) -> object:
+    return yaml.safe_load(user_data)
 
 
 def _listed(value: object) -> list[Any]:

@@ -25,7 +25,7 @@ def passes(container: Container, flags: Flags) -> bool:
             )
         filters.setdefault(name, []).append(value)
     if not (flags.on("all") or "status" in filters or "exited" in filters) and not (
-        container.running or flags.on("latest") or flags.one("last")
+        container.status in ("running", "restarting") or flags.on("latest") or flags.one("last")
     ):
         return False
     for name, values in filters.items():
@@ -78,6 +78,8 @@ def row_of(container: Container, cut: bool) -> dict[str, str]:
 def _status(container: Container) -> str:
     if container.running and container.started:
         return f"Up {ago(container.started)}"
+    if container.status == "restarting" and container.finished:
+        return f"Restarting ({container.exit_code}) {ago(container.finished)} ago"
     if container.status == "exited" and container.finished:
         return f"Exited ({container.exit_code}) {ago(container.finished)} ago"
     return "Created"
@@ -116,7 +118,7 @@ def inspection(container: Container) -> dict[str, Any]:
             "Status": container.status,
             "Running": container.running,
             "Paused": False,
-            "Restarting": False,
+            "Restarting": container.status == "restarting",
             "OOMKilled": False,
             "Dead": False,
             "Pid": container.task.pid if container.running and container.task else 0,

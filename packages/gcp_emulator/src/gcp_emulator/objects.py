@@ -166,7 +166,8 @@ class ObjectStore:
         self.mutation_limit = mutation_limit
         self._buckets_folder = folder / "buckets"
         self._content_folder = folder / "content"
-        self._buckets_folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._buckets_folder.mkdir(exist_ok=True)
         self._content_folder.mkdir(exist_ok=True)
         self._buckets: dict[str, Bucket] = {}
         self._last_generation = 0

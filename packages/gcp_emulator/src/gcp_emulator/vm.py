@@ -1,6 +1,7 @@
 """A VM: boots a small Container-Optimized OS, answers SSH, runs its containers, shuts down."""
 
 import asyncio
+import ipaddress
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -49,6 +50,9 @@ class Vm:
         record: Told what happens: ``ssh`` (the server answers), ``container`` (one runs),
             ``container-exit``, ``exec`` (a program is executed in a container).
 
+    Raises:
+        ValueError: The address is not a loopback address: nothing of a local cloud is public.
+
     `guest_attributes` is namespace -> key -> value, as the guest writes them (the metadata server
     writes here too); `serial` is what its serial port has shown.
     """
@@ -67,6 +71,8 @@ class Vm:
         pull_seconds: float,
         record: Callable[[str], None],
     ) -> None:
+        if not ipaddress.ip_address(spec.address).is_loopback:
+            raise ValueError(f"{spec.name}: {spec.address} is no loopback address")
         self.spec = spec
         self.guest_attributes: dict[str, dict[str, str]] = {}
         self.serial = bytearray()
@@ -204,7 +210,7 @@ class Vm:
         path = self._folder / "ssh_host_ed25519_key"
         with suppress(FileNotFoundError):
             return asyncssh.import_private_key(path.read_bytes())
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self._folder / "root").mkdir(exist_ok=True)
         key = asyncssh.generate_private_key("ssh-ed25519", comment=self.spec.name)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
