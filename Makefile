@@ -54,7 +54,7 @@ test-fast: $(STAMP)  ## the tests that take less than five seconds each
 check: $(STAMP)  ## format, lint, types, import contracts, the lock
 	@$(RUN)ruff format --check .
 	@$(RUN)ruff check .
-	@$(RUN)mypy packages/*/src tests benchmarks
+	@$(RUN)mypy packages/*/src packages/*/tests tests benchmarks
 	@$(RUN)lint-imports
 	@$(UV) lock --check --quiet
 	@$(MAKE) --no-print-directory --silent export | diff -u requirements.lock - || { echo 'requirements.lock is out of date: run `make lock`' >&2; exit 1; }

@@ -9,12 +9,12 @@ from tests.clouds import ROOT, Command
 
 from gcloud_ops import bucket, sweeps
 from gcloud_ops.clients import Clients
-from gcloud_ops.model import ExperimentStatus, Sweep
+from gcloud_ops.model import ExperimentStatus, Snapshot, Sweep
 from gcloud_ops.sweepfile import read_sweep
 
 WEEK = "--run_period 1/1-7/1"
 TWO_DAYS = "--run_period 1/1-2/1"
-PPO = f"sinergym-train -env Eplus-5zone-hot-continuous-v1 {TWO_DAYS} -ep 1 -alg PPO -sd 7"
+PPO = f"sinergym-train -env Eplus-5zone-hot-continuous-v1 {TWO_DAYS} -ep 1 -alg PPO -n 64 -sd 7"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -114,7 +114,7 @@ def test_the_seeds_two_commands_through_cloud_manager(
         *("cloud-manager", "--local", "--watch"),
         *("--zone", "europe-west1-b", "--template_name", "sinergym-template"),
         *("--group_name", name),
-        *("--experiment_commands", *(f"{c} {TWO_DAYS}" for c in commands)),
+        *("--experiment_commands", *(f"{c} {WEEK}" for c in commands)),
         timeout=400,
     )
 
@@ -128,7 +128,7 @@ def test_the_seeds_two_commands_through_cloud_manager(
         assert b"Eplus-5zone-hot" in log, "the old id resolves, and the log says so"
 
 
-def _run(sweep: Sweep, clients: Clients) -> sweeps.Snapshot:
+def _run(sweep: Sweep, clients: Clients) -> Snapshot:
     """Launch a sweep and watch it to its end."""
     events = list(sweeps.launch(sweeps.plan(sweep, clients), clients, patience=120))
     end = events[-1]

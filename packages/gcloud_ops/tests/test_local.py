@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,17 +84,16 @@ def test_template_follows_the_tracking_server(
         return found.environment.get("MLFLOW_TRACKING_URI")
 
     for number, expected in ((1, 1), (2, 2)):
-        local.ensure_template(clients, local.LocalCloud(**about(cloud, number)))
+        local.ensure_template(clients, about(cloud, number))
         assert uri() == f"http://127.0.0.1:{expected}"
     groups.create_group(clients, "uses-it", "sinergym-template", metadata={}, labels={})
-    local.ensure_template(clients, local.LocalCloud(**about(cloud, 3)))
+    local.ensure_template(clients, about(cloud, 3))
     assert uri() == "http://127.0.0.1:2"
 
 
-def about(cloud: local.LocalCloud, port: int) -> dict[str, object]:
+def about(cloud: local.LocalCloud, port: int) -> local.LocalCloud:
     """What is known of a cloud, with a tracking server on another port."""
-    members = {name: getattr(cloud, name) for name in local.LocalCloud.__dataclass_fields__}
-    return members | {"mlflow_url": f"http://127.0.0.1:{port}"}
+    return replace(cloud, mlflow_url=f"http://127.0.0.1:{port}")
 
 
 def test_what_a_dead_cloud_left_is_no_cloud(surroundings: dict[str, str]) -> None:

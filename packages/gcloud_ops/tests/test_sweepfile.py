@@ -3,6 +3,7 @@
 import itertools
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -153,7 +154,7 @@ def test_expansion(
     )
 
     written = [list(range(1, seeds + 1)) if isinstance(seeds, int) else seeds]
-    axes = [*grid.values(), *(axis for axis in written if axis)]
+    axes: list[list[Any]] = [*grid.values(), *(axis for axis in written if axis)]
     names = [*grid, "seed"]
     expected = []
     for point in itertools.product(*axes):

@@ -1,6 +1,7 @@
 """Environments: ids of today and before, and what one is made of."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,7 +92,7 @@ def test_the_table_is_that_of_sinergym() -> None:
     for name in ENVIRONMENTS:
         wrappers = gym.spec(name).additional_wrappers
         space = (
-            wrappers[0].kwargs["discrete_space"]
+            (wrappers[0].kwargs or {})["discrete_space"]
             if wrappers
             else gym.spec(name).kwargs["action_space"]
         )
@@ -117,7 +118,7 @@ def test_wrappers_are_applied_once_and_in_order(
     )
     with closing(make_environment(spec, tmp_path / "output")) as env:
         names = []
-        layer = env
+        layer: Any = env
         while layer is not env.unwrapped:
             names.append(type(layer).__name__)
             layer = layer.env

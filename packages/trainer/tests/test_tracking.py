@@ -67,6 +67,7 @@ def test_a_training_is_an_mlflow_run(trained: Any) -> None:
 
     client = MlflowClient(trained.mlflow)
     experiment = client.get_experiment_by_name("quick")
+    assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
 
     assert run.info.run_name == trained.result.name

@@ -138,7 +138,7 @@ class Clients:
         """`google.cloud.storage.Client`."""
 
         def build() -> Any:
-            from google.cloud import storage  # type: ignore[attr-defined]  # it has no types
+            from google.cloud import storage
 
             client = storage.Client(
                 project=self.project,
