@@ -71,7 +71,7 @@ class Guest:
         self._shims = shims
         self._mark = mark
         self._booted = time.monotonic()
-        self._systemd = Systemd(path=self.path, execute=self.execute, say=self._say)
+        self._systemd = Systemd(path=self.path, execute=self.execute, say=self.say)
         self.tools: dict[str, Tool] = {
             "docker": lambda call: docker(call.words[1:], call.streams),
             "docker-credential-gcr": self._credential_helper,
@@ -436,11 +436,12 @@ class Guest:
     def _uptime_seconds(self) -> float:
         return time.monotonic() - self._booted
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Write a line to the serial port, with the seconds since power-on."""
         self._console(f"[{self._uptime_seconds():12.6f}] {line}")
 
     def _say_cloud_init(self, line: str) -> None:
-        self._say(f"cloud-init[512]: {line}")
+        self.say(f"cloud-init[512]: {line}")
 
 
 # All VMs of a group have the same user-data: it is parsed once, and never changed.

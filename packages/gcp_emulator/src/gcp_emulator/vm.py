@@ -165,7 +165,7 @@ class Vm:
                 container.task.signal(9)
 
     async def _boot(self) -> None:
-        self._print(f"[    0.000000] Booting {self.spec.name} ({self.spec.machine_type})")
+        self._guest.say(f"Booting {self.spec.name} ({self.spec.machine_type})")
         await asyncio.sleep(self._boot_seconds)
         key = self._host_key()
         if self._metadata.get("enable-guest-attributes", "").upper() == "TRUE":
@@ -174,7 +174,7 @@ class Vm:
         self._ssh = SshServer(host_key=key, run=self._session)
         self.update_metadata(self._metadata)
         await self._ssh.listen(self.spec.address, self._ssh_port)
-        self._print("[    1.000000] systemd[1]: Started OpenSSH server daemon.")
+        self._guest.say("systemd[1]: Started OpenSSH server daemon.")
         self._record("ssh")
         self._cloud_init = asyncio.create_task(
             self._guest.cloud_init(self._metadata.get("user-data", ""))
@@ -182,7 +182,7 @@ class Vm:
         self._cloud_init.add_done_callback(self._cloud_init_ended)
 
     async def _shutdown(self, grace: float) -> None:
-        self._print("[         ] systemd[1]: System is powering down.")
+        self._guest.say("systemd[1]: System is powering down.")
         for task in (self._booting, self._cloud_init):
             if task is not None:
                 task.cancel()
@@ -220,7 +220,7 @@ class Vm:
 
     def _cloud_init_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
-            self._print(f"cloud-init[512]: the local cloud failed: {task.exception()!r}")
+            self._guest.say(f"cloud-init[512]: the local cloud failed: {task.exception()!r}")
 
     def _print(self, line: str) -> None:
         self.serial += line.encode("utf-8", "replace") + b"\r\n"
