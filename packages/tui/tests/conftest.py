@@ -22,7 +22,13 @@ from gcloud_ops.settings import Settings
 from sinergym_tui.app import Console
 from sinergym_tui.fleet import Fleet
 
-SIZES = pytest.mark.parametrize("size", [(80, 24), (160, 48)], ids=["80x24", "160x48"])
+SIZES = pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param((80, 24), id="80x24"),
+        pytest.param((160, 48), id="160x48", marks=pytest.mark.slow),
+    ],
+)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -67,7 +67,9 @@ async def test_a_sweep_is_launched_watched_and_read(
         assert sweeps.list_sweeps(clients) == ()
         assert groups.get_group(clients, name) is None
 
-        await pilot.press("tab", "enter")
+        await pilot.press("tab", "enter", "q")
+        await until_shown(pilot, "Leave while a launch is under way?")
+        await pilot.press("enter")  # Stay
         await until_shown(pilot, "launched: 2 have their command", f"Experiments of {name}")
         await until_shown(pilot, "◔ starting", "RUNNING")
 

@@ -105,6 +105,19 @@ async def test_the_cursor_is_always_in_sight() -> None:
             assert any(line.startswith("› ") and key in line for line in shown)
 
 
+async def test_a_scrollbar_takes_its_room_from_the_columns() -> None:
+    """No title is cut when there are suddenly more rows than fit."""
+    app = Stage()
+    async with app.run_test(size=(36, 24)) as pilot:
+        app.table.show(rows(5))
+        await pilot.pause()
+        assert "Note" in app.text
+        app.table.show(rows(500))
+        await pilot.pause()
+        assert "…" not in app.text.splitlines()[0]
+        assert "…" not in app.text.splitlines()[1]
+
+
 async def test_cells_are_no_markup() -> None:
     """Brackets are shown as they are."""
     app = Stage()

@@ -109,7 +109,7 @@ class Console(App[int]):
 
     @on(messages.ConnectAdvanced)
     def _tell_step(self, message: messages.ConnectAdvanced) -> None:
-        self._say(one_line(message.step))
+        self._say(message.step)
 
     @on(messages.ConnectFailed)
     def _tell_no_connection(self, message: messages.ConnectFailed) -> None:
@@ -163,7 +163,7 @@ class Console(App[int]):
         return one_line(f"sinergym-tui{mode} · {project}{cloud} · {settings.zone}")
 
     def _say(self, sentence: str) -> None:
-        self._said = sentence
+        self._said = one_line(sentence, limit=600)
         self._paint()
 
     @on(LiveTable.Highlighted, "#sweeps")
@@ -293,7 +293,7 @@ class Console(App[int]):
 
     @on(messages.SweepChangeAdvanced)
     def _tell_change(self, message: messages.SweepChangeAdvanced) -> None:
-        self._say(f"{message.sweep}: {one_line(message.step)}")
+        self._say(f"{message.sweep}: {message.step}")
 
     @on(messages.SweepChanged)
     def _tell_changed(self, message: messages.SweepChanged) -> None:

@@ -11,6 +11,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
+from gcloud_ops.text import one_line
+
 __all__ = ["ConfirmScreen"]
 
 
@@ -63,7 +65,7 @@ class ConfirmScreen(ModalScreen[bool]):
                 for line in self._touches:
                     yield Static(f"• {line}", markup=False)
             if self._typed:
-                yield Label(f"Type {self._typed} to go on:", markup=False)
+                yield Label(f"Type {one_line(self._typed)} to go on:", markup=False)
                 yield Input(id="typed")
             with Horizontal():
                 yield Button(Content(self._labels[0]), id="no")

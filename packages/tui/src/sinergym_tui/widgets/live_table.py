@@ -220,6 +220,10 @@ class LiveTable(ScrollView, can_focus=True):
         """Choose the columns anew."""
         self._lay_out()
 
+    def watch_show_vertical_scrollbar(self) -> None:
+        """The scrollbar takes a column, or gives it back."""
+        self._lay_out()
+
     def on_focus(self) -> None:
         """The cursor has another colour now."""
         self._repaint_row(self.cursor)
