@@ -49,6 +49,8 @@ def connect(bucket: str, project: str | None = None) -> Any:
     The client's own rules hold: `STORAGE_EMULATOR_HOST`, or else application-default credentials
     (on a VM those of its service account).
     """
+    # Else the client asks for the bucket's metadata in a thread of its own, for traces we lack.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     from google.cloud import storage
 
     # Without a project the client looks for one, which fails where none is needed.

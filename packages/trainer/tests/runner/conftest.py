@@ -39,6 +39,7 @@ class Cloud:
         self.upload_seconds = 0.0
         self.compute_failing = 0
         self.compute_busy = 0
+        self.removed_by_another = False
         self.forbidden = False
         self.group_size: int | None = 1
         self.preempted = "FALSE"
@@ -176,6 +177,7 @@ class Cloud:
             return _error(401, "required", "Login Required")
         if self.compute_failing > 0:
             self.compute_failing -= 1
+            self.request_ids.append(request.query.get("requestId"))
             return _error(503, "backendError", "try again")
         if self.forbidden:
             return _error(403, "forbidden", "Required 'compute.instanceGroupManagers.update'")
@@ -193,6 +195,8 @@ class Cloud:
         if request.method == "DELETE":
             if self.compute_busy > 0:
                 self.compute_busy -= 1
+                if self.removed_by_another:
+                    self.group_size = None
                 return _error(400, "resourceInUseByAnotherResource", "being used")
             if "/instanceGroupManagers/" in path:
                 self.group_size = None

@@ -160,13 +160,24 @@ def test_gone_already_is_success(cloud: Any) -> None:
 
 
 def test_passing_trouble_is_tried_again(cloud: Any) -> None:
-    """A 503 and a busy group are waited out, with the same request id."""
+    """A 503 is waited out, with the same request id; so is a group that is busy."""
     cloud.compute_failing = 1
     cloud.compute_busy = 1
 
     assert removed(cloud)[0]
     assert cloud.group_size is None
-    assert cloud.request_ids[-1] == cloud.request_ids[-2]
+    assert cloud.request_ids[0] == cloud.request_ids[1] is not None
+
+
+def test_two_that_end_together(cloud: Any) -> None:
+    """Who finds the group being removed by the other looks until it is gone, and says little."""
+    cloud.compute_busy = 1
+    cloud.removed_by_another = True
+    done, said = removed(cloud)
+
+    assert done
+    assert [method for method, *_ in cloud.calls].count("DELETE") == 1
+    assert "trying again" not in said
 
 
 def test_a_refusal_is_explained(cloud: Any) -> None:

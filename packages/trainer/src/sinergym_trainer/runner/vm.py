@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 SWEEP_NAME = re.compile(r"[a-z]([-a-z0-9]{0,52}[a-z0-9])?")
 EXPERIMENT_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -262,6 +262,10 @@ class _Refused(Exception):
     """The cloud said no, or nothing in time."""
 
 
+class _Busy(_Refused):
+    """Somebody else is changing the same thing right now."""
+
+
 class _Compute:
     """Calls of the Compute Engine API, as JSON over an authorized session.
 
@@ -283,11 +287,17 @@ class _Compute:
         self._session: Any = None
 
     def call(
-        self, method: str, path: str, body: dict[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        when_busy: Literal["wait", "raise"] = "wait",
     ) -> dict[str, Any] | None:
         """Make one call, again and again while that can help; None means 404.
 
         Raises:
+            _Busy: somebody else changes the same thing, and the caller wants to know.
             _Refused: the answer is final, or the time is over.
         """
         # One id for all tries: the second of a call whose answer got lost does nothing.
@@ -306,8 +316,10 @@ class _Compute:
             if 200 <= status < 300:
                 content: dict[str, Any] = reply.json()
                 return content
-            busy = status in {0, 408, 409, 412, 429} or status >= 500 or _is_busy(problem)
-            if not busy:
+            if _is_busy(problem) and when_busy == "raise":
+                raise _Busy(f"{status} {problem}")
+            passing = status in {0, 408, 409, 412, 429} or status >= 500 or _is_busy(problem)
+            if not passing:
                 advice = ""
                 if status in {401, 403}:
                     advice = (
@@ -318,12 +330,20 @@ class _Compute:
             if not said:
                 self._say(f"the cloud does not take it yet, trying again: {status} {problem}")
                 said = True
-            until = time.monotonic() + delay
-            while time.monotonic() < until:
-                if self._give_up():
-                    raise _Refused(f"no time left; the last answer: {status} {problem}")
-                time.sleep(0.1)
+            self.pause(delay, f"the last answer: {status} {problem}")
             delay = min(delay * 2, 15.0)
+
+    def pause(self, seconds: float, why: str) -> None:
+        """Let some time pass.
+
+        Raises:
+            _Refused: there is none left.
+        """
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self._give_up():
+                raise _Refused(f"no time left; {why}")
+            time.sleep(0.1)
 
     def _connected(self) -> Any:
         if self._session is None:
@@ -354,15 +374,26 @@ def _wait_for(compute: _Compute, operation: dict[str, Any], location: str) -> No
 
 
 def _remove_empty_group(compute: _Compute, group: str, say: Callable[[str], None]) -> None:
-    found = compute.call("GET", group)
-    if found is None:
-        return
-    size = found.get("targetSize")
-    if size != 0:
-        say(f"the group keeps {size} more")
-        return
-    say("this was the last one: removing the group")
-    compute.call("DELETE", group)
+    """Remove the group if we were the last; two that end together may both think so."""
+    said = False
+    while True:
+        found = compute.call("GET", group)
+        if found is None:
+            return
+        size = found.get("targetSize")
+        if size != 0:
+            say(f"the group keeps {size} more")
+            return
+        if not said:
+            say("this was the last one: removing the group")
+            said = True
+        try:
+            compute.call("DELETE", group, when_busy="raise")
+        except _Busy:
+            # Most likely the other last one removes it: look until it is gone, or has members.
+            compute.pause(1.0, "the group is still there, being changed by somebody else")
+        else:
+            return
 
 
 def _request_id() -> str:
