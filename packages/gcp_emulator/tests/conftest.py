@@ -18,8 +18,8 @@ import aiohttp
 import jsonschema
 import pytest
 
+from gcp_emulator.compute.state import Instance
 from gcp_emulator.server import LocalCloud
-from gcp_emulator.state import Instance
 
 ZONE = "europe-west1-b"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcp_emulator.listing import parse_filter
+from gcp_emulator.compute.listing import parse_filter
 from gcp_emulator.replies import GoogleError
 
 from .conftest import GROUPS, INSTANCES, TEMPLATE, ZONE, Client, Machines

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from gcp_emulator.containers import Containers
-from gcp_emulator.cos import Guest
-from gcp_emulator.docker import Docker
-from gcp_emulator.engine import InertEngine
-from gcp_emulator.shell_words import parts_of, simple_words
-from gcp_emulator.streams import Streams
-from gcp_emulator.systemd import parse_unit
+from gcp_emulator.docker.command import Docker
+from gcp_emulator.docker.containers import Containers
+from gcp_emulator.docker.engine import InertEngine
+from gcp_emulator.docker.streams import Streams
+from gcp_emulator.guest.cos import Guest
+from gcp_emulator.guest.systemd import parse_unit
+from gcp_emulator.guest.words import parts_of, simple_words
 
 
 @dataclass

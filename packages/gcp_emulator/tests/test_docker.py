@@ -13,11 +13,11 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from gcp_emulator.containers import Containers, Log
-from gcp_emulator.docker import Docker
-from gcp_emulator.docker_words import DockerError, check_image
-from gcp_emulator.engine import Engine, InertEngine, ProcessEngine
-from gcp_emulator.streams import Streams
+from gcp_emulator.docker.command import Docker
+from gcp_emulator.docker.containers import Containers, Log
+from gcp_emulator.docker.engine import Engine, InertEngine, ProcessEngine
+from gcp_emulator.docker.streams import Streams
+from gcp_emulator.docker.words import DockerError, check_image
 
 
 @dataclass

@@ -28,10 +28,10 @@ from google.cloud import storage
 from google.cloud.storage import transfer_manager
 from hypothesis import strategies
 
-from gcp_emulator.object_listing import Listing, glob_matcher
-from gcp_emulator.objects import Conditions, ObjectStore
 from gcp_emulator.replies import GoogleError
-from gcp_emulator.storage import Storage
+from gcp_emulator.storage.api import Storage
+from gcp_emulator.storage.listing import Listing, glob_matcher
+from gcp_emulator.storage.objects import Conditions, ObjectStore
 
 NAMES = strategies.text(
     strategies.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), min_size=1

@@ -14,9 +14,9 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from gcp_emulator.engine import Engine, InertEngine, ProcessEngine, make_engine
-from gcp_emulator.ssh import authorized_keys
-from gcp_emulator.vm import Vm, VmSpec
+from gcp_emulator.docker.engine import Engine, InertEngine, ProcessEngine, make_engine
+from gcp_emulator.guest.ssh import authorized_keys
+from gcp_emulator.guest.vm import Vm, VmSpec
 
 PORT = 22022
 NAME = "quick-0001"
@@ -430,7 +430,7 @@ async def test_containers_die_with_a_killed_emulator(tmp_path: Path) -> None:
     script.write_text(
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from gcp_emulator.engine import ProcessEngine, Program\n"
+        "from gcp_emulator.docker.engine import ProcessEngine, Program\n"
         "async def sink(stream, data): pass\n"
         "async def main():\n"
         "    engine = ProcessEngine('true')\n"

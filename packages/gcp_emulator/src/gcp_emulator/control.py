@@ -18,10 +18,10 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from gcp_emulator.compute.lifecycle import Lifecycle
+from gcp_emulator.compute.state import State, not_found
 from gcp_emulator.faults import Faults, parse_fault
-from gcp_emulator.lifecycle import Lifecycle
 from gcp_emulator.replies import GoogleError, Json, json_body, json_response
-from gcp_emulator.state import State, not_found
 
 
 class Control:

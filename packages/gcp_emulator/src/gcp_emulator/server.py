@@ -26,16 +26,16 @@ from typing import Literal, Self
 from aiohttp import web
 
 from gcp_emulator.companions import mark
-from gcp_emulator.compute import Compute
+from gcp_emulator.compute.api import Compute
+from gcp_emulator.compute.groups import Groups
+from gcp_emulator.compute.lifecycle import Lifecycle, MakeMachine, Sites
+from gcp_emulator.compute.metadata import MetadataServers
+from gcp_emulator.compute.operations import Operations
+from gcp_emulator.compute.rest import Rest
+from gcp_emulator.compute.state import Instance, Machine, State, now
 from gcp_emulator.control import Control
 from gcp_emulator.faults import Faults
-from gcp_emulator.groups import Groups
-from gcp_emulator.lifecycle import Lifecycle, MakeMachine, Sites
-from gcp_emulator.metadata import MetadataServers
-from gcp_emulator.operations import Operations
 from gcp_emulator.replies import GoogleError, Json
-from gcp_emulator.rest import Rest
-from gcp_emulator.state import Instance, Machine, State, now
 
 type Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -62,7 +62,7 @@ class LocalCloud:
         operation_seconds: How long the shortest operation takes.
         repair_seconds: How soon a group sees that an instance of its is gone.
         grace_seconds: What containers have to end when their instance is deleted.
-        make_machine: Makes the computer behind an instance, instead of `gcp_emulator.vm.Vm`;
+        make_machine: Makes the computer behind an instance, instead of `gcp_emulator.guest.vm.Vm`;
             metadata servers are opened for it as the engine wants.
 
     Raises:
@@ -87,7 +87,7 @@ class LocalCloud:
         grace_seconds: float = 30.0,
         make_machine: MakeMachine | None = None,
     ) -> None:
-        from gcp_emulator.engine import make_engine
+        from gcp_emulator.docker.engine import make_engine
 
         _check_loopback(host)
         if capacity == "default":
@@ -152,7 +152,7 @@ class LocalCloud:
         Raises:
             OSError: The port is taken.
         """
-        from gcp_emulator.storage import Storage
+        from gcp_emulator.storage.api import Storage
 
         self.folder.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(shutil.rmtree, self._disks, ignore_errors=True)
@@ -209,7 +209,7 @@ class LocalCloud:
         await self.stop(grace=1.0)
 
     def _make_machine(self, instance: Instance, record: Callable[[str], None]) -> Machine:
-        from gcp_emulator.vm import Vm, VmSpec
+        from gcp_emulator.guest.vm import Vm, VmSpec
 
         spec = VmSpec(
             name=instance.name,

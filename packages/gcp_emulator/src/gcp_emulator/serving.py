@@ -274,6 +274,6 @@ def _known(cloud: "LocalCloud") -> dict[str, Any]:
 
 
 def _write(place: Path, known: dict[str, Any]) -> None:
-    from gcp_emulator.state import write_atomically
+    from gcp_emulator.compute.state import write_atomically
 
     write_atomically(place, json.dumps(known, indent=1))

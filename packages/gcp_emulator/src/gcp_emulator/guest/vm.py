@@ -11,13 +11,13 @@ from pathlib import Path
 
 import asyncssh
 
-from gcp_emulator.containers import Containers
-from gcp_emulator.cos import SHELL_TOOLS, Guest
-from gcp_emulator.docker import Docker
-from gcp_emulator.engine import Engine
-from gcp_emulator.shims import Shims
-from gcp_emulator.ssh import SshServer, authorized_keys
-from gcp_emulator.streams import Streams
+from gcp_emulator.docker.command import Docker
+from gcp_emulator.docker.containers import Containers
+from gcp_emulator.docker.engine import Engine
+from gcp_emulator.docker.streams import Streams
+from gcp_emulator.guest.cos import SHELL_TOOLS, Guest
+from gcp_emulator.guest.shims import Shims
+from gcp_emulator.guest.ssh import SshServer, authorized_keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from gcp_emulator.compute.state import State, invalid, new_id, not_found, now
 from gcp_emulator.replies import GoogleError, Json
-from gcp_emulator.state import State, invalid, new_id, not_found, now
 
 _log = logging.getLogger(__name__)
 

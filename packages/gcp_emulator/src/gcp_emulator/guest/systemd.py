@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from gcp_emulator.engine import SYSTEM_PATH
-from gcp_emulator.streams import Call, Environment, Streams
+from gcp_emulator.docker.engine import SYSTEM_PATH
+from gcp_emulator.docker.streams import Call, Environment, Streams
 
 _FOLDER = "/etc/systemd/system"
 _START_LIMIT = 5  # DefaultStartLimitBurst

@@ -1,6 +1,6 @@
 """What runs a container's programs: local processes that really work, or states only.
 
-An engine knows nothing of Docker's command line (see `docker`): it starts one program with its
+An engine knows nothing of Docker's command line (see `command`): it starts one program with its
 environment, folder and streams, and says how it ended.
 """
 

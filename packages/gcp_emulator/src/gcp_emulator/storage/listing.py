@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from gcp_emulator.objects import Bucket, StoredObject
 from gcp_emulator.replies import GoogleError
+from gcp_emulator.storage.objects import Bucket, StoredObject
 
 _HIGHEST = "\U0010ffff"
 

@@ -22,10 +22,19 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gcp_emulator import catalog
-from gcp_emulator.operations import Operations
+from gcp_emulator.compute import catalog
+from gcp_emulator.compute.operations import Operations
+from gcp_emulator.compute.state import (
+    Group,
+    Instance,
+    Machine,
+    Member,
+    State,
+    Template,
+    new_id,
+    now,
+)
 from gcp_emulator.replies import Json
-from gcp_emulator.state import Group, Instance, Machine, Member, State, Template, new_id, now
 
 type MakeMachine = Callable[[Instance, Callable[[str], None]], Machine]
 """Makes the computer of an instance; the second argument takes the timeline's events."""

@@ -1,6 +1,6 @@
 """What exists in this cloud: instance templates, groups with their members, instances.
 
-Only nouns and look-ups: no HTTP and no waiting. `lifecycle` moves them, `compute` and `groups`
+Only nouns and look-ups: no HTTP and no waiting. `lifecycle` moves them, `api` and `groups`
 show them. Names and messages are Compute Engine's.
 """
 
@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from gcp_emulator import catalog
+from gcp_emulator.compute import catalog
 from gcp_emulator.replies import GoogleError, Json
 
 NAME_PATTERN = r"(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)"
@@ -33,7 +33,7 @@ _FIRST_ADDRESS = int(ipaddress.IPv4Address("127.1.0.1"))
 
 
 class Machine(Protocol):
-    """The computer behind an instance (`gcp_emulator.vm.Vm` is one)."""
+    """The computer behind an instance (`gcp_emulator.guest.vm.Vm` is one)."""
 
     guest_attributes: dict[str, dict[str, str]]
     serial: bytearray

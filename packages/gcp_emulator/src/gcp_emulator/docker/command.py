@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from gcp_emulator.containers import (
+from gcp_emulator.docker.containers import (
     Container,
     Containers,
     ContainerSpec,
@@ -22,7 +22,8 @@ from gcp_emulator.containers import (
     NoSuchContainer,
     StartFailed,
 )
-from gcp_emulator.docker_views import (
+from gcp_emulator.docker.streams import Streams
+from gcp_emulator.docker.views import (
     ago,
     inspection,
     moment_of,
@@ -33,7 +34,7 @@ from gcp_emulator.docker_views import (
     time_of,
     usage_row,
 )
-from gcp_emulator.docker_words import (
+from gcp_emulator.docker.words import (
     EXEC,
     IMAGES,
     INSPECT,
@@ -58,7 +59,6 @@ from gcp_emulator.docker_words import (
     pull_report,
     signal_of,
 )
-from gcp_emulator.streams import Streams
 
 VERSION: Final = "28.3.3"
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from gcp_emulator.compute.state import Instance, State
 from gcp_emulator.replies import Json
-from gcp_emulator.state import Instance, State
 
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 _TOKEN_SECONDS = 3_599

@@ -16,8 +16,9 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from gcp_emulator.object_listing import Listing
-from gcp_emulator.objects import (
+from gcp_emulator.replies import GoogleError, Json, api, json_body, json_response
+from gcp_emulator.storage.listing import Listing
+from gcp_emulator.storage.objects import (
     Bucket,
     Conditions,
     ObjectStore,
@@ -26,8 +27,7 @@ from gcp_emulator.objects import (
     check_name,
     object_fields,
 )
-from gcp_emulator.replies import GoogleError, Json, api, json_body, json_response
-from gcp_emulator.storage_wire import (
+from gcp_emulator.storage.wire import (
     CHUNK,
     LISTING,
     MATCHES,

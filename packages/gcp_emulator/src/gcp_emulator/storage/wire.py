@@ -10,8 +10,8 @@ from urllib.parse import quote, unquote
 import aiohttp
 from aiohttp import web
 
-from gcp_emulator.objects import Bucket, Conditions, StoredObject, Writing, policy_etag
 from gcp_emulator.replies import GoogleError, Json
+from gcp_emulator.storage.objects import Bucket, Conditions, StoredObject, Writing, policy_etag
 
 CHUNK: Final = 1 << 18
 MATCHES: Final = (

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import asyncssh
 
-from gcp_emulator.streams import Streams
+from gcp_emulator.docker.streams import Streams
 
 _CHUNK = 1 << 16
 _QUEUED_CHUNKS = 16

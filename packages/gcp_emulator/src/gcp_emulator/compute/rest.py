@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
-from gcp_emulator.listing import max_results, page
-from gcp_emulator.operations import Operation, Operations
+from gcp_emulator.compute.listing import max_results, page
+from gcp_emulator.compute.operations import Operation, Operations
+from gcp_emulator.compute.state import State
 from gcp_emulator.replies import Json, Route, api, google_method, json_body, json_response
-from gcp_emulator.state import State
 
 type Read = Callable[[web.Request], Json]
 type Change = Callable[[web.Request, Json], Operation]

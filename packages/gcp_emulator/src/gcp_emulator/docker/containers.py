@@ -1,6 +1,6 @@
 """The containers of one VM: their life, their logs, their programs.
 
-`docker` gives them a command line.
+`command` gives them a command line.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
-from gcp_emulator.engine import MARKER, SYSTEM_PATH, Engine, Program, Sink, Task
+from gcp_emulator.docker.engine import MARKER, SYSTEM_PATH, Engine, Program, Sink, Task
 
 LINE_LIMIT: Final = 16 * 1024
 """Docker cuts longer lines into several log entries of this size."""

@@ -11,12 +11,11 @@ from typing import Any
 
 from aiohttp import web
 
-from gcp_emulator.lifecycle import Lifecycle, template_link
-from gcp_emulator.listing import page, parse_filter
-from gcp_emulator.operations import Operation, Operations
-from gcp_emulator.replies import GoogleError, Json, api
-from gcp_emulator.rest import Rest, aggregated, listed
-from gcp_emulator.state import (
+from gcp_emulator.compute.lifecycle import Lifecycle, template_link
+from gcp_emulator.compute.listing import page, parse_filter
+from gcp_emulator.compute.operations import Operation, Operations
+from gcp_emulator.compute.rest import Rest, aggregated, listed
+from gcp_emulator.compute.state import (
     GROUP_LIMIT,
     Group,
     Member,
@@ -28,6 +27,7 @@ from gcp_emulator.state import (
     new_id,
     now,
 )
+from gcp_emulator.replies import GoogleError, Json, api
 
 _BASE_NAME = r"(?:[a-z](?:[-a-z0-9]{0,57}))"
 _KEPT = (

@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import yaml
 
-from gcp_emulator.docker import Docker
-from gcp_emulator.engine import MARKER, SYSTEM_PATH, Engine, Program
-from gcp_emulator.shell_words import parts_of, simple_words
-from gcp_emulator.streams import Call, Environment, Streams
-from gcp_emulator.systemd import Systemd
+from gcp_emulator.docker.command import Docker
+from gcp_emulator.docker.engine import MARKER, SYSTEM_PATH, Engine, Program
+from gcp_emulator.docker.streams import Call, Environment, Streams
+from gcp_emulator.guest.systemd import Systemd
+from gcp_emulator.guest.words import parts_of, simple_words
 
 WRITABLE: Final = (
     "/etc", "/home", "/mnt/disks", "/mnt/stateful_partition", "/run", "/tmp", "/var",  # noqa: S108

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from gcp_emulator.containers import Container, Entry
-from gcp_emulator.docker_words import DockerError, Flags, image_id, name_and_tag
-from gcp_emulator.streams import Streams
+from gcp_emulator.docker.containers import Container, Entry
+from gcp_emulator.docker.streams import Streams
+from gcp_emulator.docker.words import DockerError, Flags, image_id, name_and_tag
 
 
 def passes(container: Container, flags: Flags) -> bool:

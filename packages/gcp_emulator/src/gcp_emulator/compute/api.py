@@ -8,13 +8,12 @@ from typing import Any
 
 from aiohttp import web
 
-from gcp_emulator import catalog
-from gcp_emulator.lifecycle import Lifecycle, template_link, touch
-from gcp_emulator.listing import page
-from gcp_emulator.operations import Operation, Operations
-from gcp_emulator.replies import GoogleError, Json, api, json_response
-from gcp_emulator.rest import Rest, aggregated, listed
-from gcp_emulator.state import (
+from gcp_emulator.compute import catalog
+from gcp_emulator.compute.lifecycle import Lifecycle, template_link, touch
+from gcp_emulator.compute.listing import page
+from gcp_emulator.compute.operations import Operation, Operations
+from gcp_emulator.compute.rest import Rest, aggregated, listed
+from gcp_emulator.compute.state import (
     Instance,
     State,
     Template,
@@ -26,6 +25,7 @@ from gcp_emulator.state import (
     not_found,
     now,
 )
+from gcp_emulator.replies import GoogleError, Json, api, json_response
 
 _SERIAL_BYTES = 1 << 20  # Google keeps the last mebibyte of a serial port's output.
 _METADATA_BYTES = 256 << 10

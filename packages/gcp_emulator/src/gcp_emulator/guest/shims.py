@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from gcp_emulator.streams import Call, Streams
+from gcp_emulator.docker.streams import Call, Streams
 
 _FRAME = struct.Struct(">cI")
 

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gcp_emulator.engine import Sink, Task
+from gcp_emulator.docker.engine import Sink, Task
 
 
 async def _no_input() -> bytes:

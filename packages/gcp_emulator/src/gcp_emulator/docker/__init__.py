@@ -1,0 +1,1 @@
+"""Docker as an instance has it: its command line, its containers, the engines that run them."""

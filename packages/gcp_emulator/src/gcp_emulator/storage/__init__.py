@@ -1,0 +1,1 @@
+"""Cloud Storage: buckets and objects on disk, and the JSON interface to them."""
