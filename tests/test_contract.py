@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 from tests.clouds import ROOT
 
 from gcloud_ops import startup, sweeps
+from gcloud_ops.contract import Dispatch, Experiment, Manifest
+from gcloud_ops.contract import Record as SeenRecord
 from gcloud_ops.errors import InvalidRequest
-from gcloud_ops.model import (
-    Dispatch,
-    Experiment,
-    ExperimentStatus,
-    Manifest,
-    Member,
-    status_of,
-)
-from gcloud_ops.model import Record as SeenRecord
+from gcloud_ops.model import ExperimentStatus, Member, status_of
 from sinergym_trainer.runner.record import Exit, Record, claim, metadata_of, parse_record
 from sinergym_trainer.runner.supervisor import boot_command
 

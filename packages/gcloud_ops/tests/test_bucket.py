@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from gcloud_ops import bucket as objects
 from gcloud_ops.bucket import Entry
 from gcloud_ops.clients import Clients
+from gcloud_ops.contract import Dispatch, Experiment, Manifest
 from gcloud_ops.errors import AlreadyExists, InvalidRequest, NotFound, PermissionDenied
-from gcloud_ops.model import Dispatch, Experiment, Manifest
 
 from .conftest import Answers
 

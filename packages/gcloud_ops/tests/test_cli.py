@@ -22,17 +22,9 @@ import pytest
 import gcloud_ops
 from gcloud_ops import bucket, cli, errors, groups, output, sweeps
 from gcloud_ops.clients import Clients
+from gcloud_ops.contract import Dispatch, Experiment, Manifest, timestamp
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, NotFound
-from gcloud_ops.model import (
-    Dispatch,
-    Experiment,
-    ExperimentStatus,
-    Manifest,
-    Member,
-    Observation,
-    Snapshot,
-    timestamp,
-)
+from gcloud_ops.model import ExperimentStatus, Member, Observation, Snapshot
 from gcloud_ops.output import ExitCode
 from gcloud_ops.settings import Settings
 

@@ -14,8 +14,8 @@ import pytest
 
 from gcloud_ops import bucket, groups, logs, ssh
 from gcloud_ops.clients import Clients
+from gcloud_ops.contract import Dispatch, Experiment, Manifest, timestamp
 from gcloud_ops.errors import NotFound
-from gcloud_ops.model import Dispatch, Experiment, Manifest, timestamp
 from gcloud_ops.settings import Settings
 from gcloud_ops.sweeps import SweepWatch
 

@@ -6,24 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcloud_ops.errors import InvalidRequest
-from gcloud_ops.model import (
-    MAX_EXPERIMENTS,
+from gcloud_ops.contract import (
     Dispatch,
     Exit,
     Experiment,
-    ExperimentStatus,
     Manifest,
-    Member,
-    Observation,
     Progress,
     Record,
+    parse_time,
+    timestamp,
+)
+from gcloud_ops.errors import InvalidRequest
+from gcloud_ops.model import (
+    MAX_EXPERIMENTS,
+    ExperimentStatus,
+    Member,
+    Observation,
     Snapshot,
     Sweep,
     check_sweep_name,
-    parse_time,
     status_of,
-    timestamp,
 )
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

@@ -10,8 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcloud_ops.contract import Dispatch
 from gcloud_ops.errors import InvalidRequest, NotFound
-from gcloud_ops.model import MAX_EXPERIMENTS, Dispatch, Sweep
+from gcloud_ops.model import MAX_EXPERIMENTS, Sweep
 from gcloud_ops.sweepfile import parse_sweep, read_sweep
 
 

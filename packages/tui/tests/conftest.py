@@ -17,7 +17,7 @@ from textual.pilot import Pilot
 from gcloud_ops import bucket as objects
 from gcloud_ops import groups
 from gcloud_ops.clients import Clients
-from gcloud_ops.model import timestamp
+from gcloud_ops.contract import timestamp
 from gcloud_ops.settings import Settings
 from sinergym_tui.app import Console
 from sinergym_tui.fleet import Fleet

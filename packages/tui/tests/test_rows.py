@@ -4,16 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcloud_ops.model import (
-    Exit,
-    Experiment,
-    ExperimentStatus,
-    Member,
-    Observation,
-    Progress,
-    Record,
-    SweepSummary,
-)
+from gcloud_ops.contract import Exit, Experiment, Progress, Record
+from gcloud_ops.model import ExperimentStatus, Member, Observation, SweepSummary
 from sinergym_tui.rows import (
     EXPERIMENT_COLUMNS,
     SWEEP_COLUMNS,

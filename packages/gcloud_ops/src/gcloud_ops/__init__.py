@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcloud_ops.clients import Clients
     from gcloud_ops.containers import list_containers, send_command
+    from gcloud_ops.contract import Dispatch, Experiment, Record
     from gcloud_ops.errors import (
         AlreadyExists,
         ContainerFailed,
@@ -38,12 +39,9 @@ if TYPE_CHECKING:
     from gcloud_ops.logs import LogChunk, follow
     from gcloud_ops.model import (
         Container,
-        Dispatch,
-        Experiment,
         ExperimentStatus,
         Instance,
         Observation,
-        Record,
         Snapshot,
         Sweep,
         SweepSummary,
@@ -117,6 +115,7 @@ __all__ = [
 _HOMES = {
     "clients": ("Clients",),
     "containers": ("list_containers", "send_command"),
+    "contract": ("Dispatch", "Experiment", "Record"),
     "errors": (
         "AlreadyExists",
         "ContainerFailed",
@@ -136,12 +135,9 @@ _HOMES = {
     "logs": ("LogChunk", "follow"),
     "model": (
         "Container",
-        "Dispatch",
-        "Experiment",
         "ExperimentStatus",
         "Instance",
         "Observation",
-        "Record",
         "Snapshot",
         "Sweep",
         "SweepSummary",

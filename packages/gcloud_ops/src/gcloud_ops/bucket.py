@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gcloud_ops.clients import CALL_TIMEOUT, Clients
+from gcloud_ops.contract import Manifest, Record, parse_time, timestamp
 from gcloud_ops.errors import (
     AlreadyExists,
     GcloudOpsError,
@@ -25,7 +26,6 @@ from gcloud_ops.errors import (
     NotFound,
     PermissionDenied,
 )
-from gcloud_ops.model import Manifest, Record, parse_time, timestamp
 
 __all__ = [
     "Entry",

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from gcloud_ops import groups, ssh
 from gcloud_ops.clients import Clients
+from gcloud_ops.contract import CONTAINER
 from gcloud_ops.dispatch import AT_ONCE, raise_open_files_limit
 from gcloud_ops.errors import GcloudOpsError, NotFound, Unavailable
-from gcloud_ops.model import CONTAINER, Container, Instance
+from gcloud_ops.model import Container, Instance
 
 __all__ = ["find_instance", "list_containers", "run_shell", "send_command"]
 

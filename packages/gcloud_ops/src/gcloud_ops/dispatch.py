@@ -18,6 +18,7 @@ from typing import Self
 
 from gcloud_ops import ssh
 from gcloud_ops.clients import Clients
+from gcloud_ops.contract import CONTAINER
 from gcloud_ops.errors import (
     ContainerFailed,
     GcloudOpsError,
@@ -25,7 +26,6 @@ from gcloud_ops.errors import (
     Unavailable,
 )
 from gcloud_ops.groups import host_keys
-from gcloud_ops.model import CONTAINER
 
 __all__ = ["AT_ONCE", "CommandSent", "DispatchFailed", "Dispatcher", "raise_open_files_limit"]
 

@@ -12,8 +12,9 @@ from itertools import batched
 from typing import TYPE_CHECKING, Final
 
 from gcloud_ops.clients import Clients
+from gcloud_ops.contract import parse_time
 from gcloud_ops.errors import InvalidRequest, NotFound
-from gcloud_ops.model import MAX_EXPERIMENTS, Group, Instance, Member, parse_time
+from gcloud_ops.model import MAX_EXPERIMENTS, Group, Instance, Member
 from gcloud_ops.startup import ContainerSpec, container_of, template_metadata
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from gcloud_ops import bucket as objects
 from gcloud_ops import groups, ssh
 from gcloud_ops.clients import Clients
+from gcloud_ops.contract import CONTAINER
 from gcloud_ops.dispatch import AT_ONCE, raise_open_files_limit
 from gcloud_ops.errors import GcloudOpsError, NotFound, Unavailable
-from gcloud_ops.model import CONTAINER, ExperimentStatus, Observation, Snapshot
+from gcloud_ops.model import ExperimentStatus, Observation, Snapshot
 from gcloud_ops.sweeps import SweepWatch, is_over
 
 __all__ = ["LogChunk", "follow", "read", "select"]

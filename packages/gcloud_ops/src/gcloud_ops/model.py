@@ -2,51 +2,34 @@
 
 All are frozen. Specs go out, observations come back; an experiment's status is never stored:
 `status_of` derives it from the observations, and is the only place that does.
-The JSON forms are those of docs/contract.md, version 1.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self
+from typing import Self
 
+from gcloud_ops.contract import Dispatch, Experiment, Manifest, Record
 from gcloud_ops.errors import InvalidRequest
 
 __all__ = [
-    "CONTAINER",
     "MAX_EXPERIMENTS",
-    "SCHEMA",
     "Container",
-    "Dispatch",
-    "Exit",
-    "Experiment",
     "ExperimentStatus",
     "Group",
     "Instance",
-    "Manifest",
     "Member",
     "Observation",
-    "Progress",
-    "Record",
     "Snapshot",
     "Sweep",
     "SweepSummary",
     "check_sweep_name",
     "experiment_id",
-    "parse_time",
     "status_of",
-    "timestamp",
 ]
-
-SCHEMA = 1
-"""Version of the contract that this package speaks."""
-
-CONTAINER = "sinergym"
-"""Name of the one container on an instance."""
 
 MAX_EXPERIMENTS = 1000
 """Members of a zonal managed instance group, at most (Compute Engine's limit)."""
@@ -55,15 +38,6 @@ HEARTBEAT_LATE = timedelta(seconds=90)
 """A running record that is older than three heartbeats says that the contact is lost."""
 
 _SWEEP_NAME = re.compile(r"[a-z]([-a-z0-9]{0,52}[a-z0-9])?")
-
-
-class Dispatch(StrEnum):
-    """How the command reaches the container."""
-
-    SSH = "ssh"
-    """The launcher sends it."""
-    BOOT = "boot"
-    """The runner reads it in the manifest."""
 
 
 class ExperimentStatus(StrEnum):
@@ -116,16 +90,6 @@ _FINAL = frozenset(
 
 
 # ---------------------------------------------------------------------------- specs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Experiment:
-    """One training: a command, and the name under which it is known everywhere."""
-
-    id: str
-    """`<sweep>-<number>`; also the instance's name."""
-    command: str
-    """A line for `/bin/sh -c` in the container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,63 +175,6 @@ def experiment_id(sweep: str, number: int) -> str:
     return f"{sweep}-{number:04d}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What a sweep is: written once into the bucket, before any instance exists."""
-
-    sweep: str
-    created: datetime
-    project: str
-    zone: str
-    template: str
-    dispatch: Dispatch
-    launcher: Mapping[str, str]
-    """Who launched it: `user`, `host`, `version`."""
-    experiments: tuple[Experiment, ...]
-
-    def to_json(self) -> str:
-        """The object's content."""
-        return json.dumps(
-            {
-                "schema": SCHEMA,
-                "sweep": self.sweep,
-                "created": timestamp(self.created),
-                "project": self.project,
-                "zone": self.zone,
-                "template": self.template,
-                "dispatch": str(self.dispatch),
-                "launcher": dict(self.launcher),
-                "experiments": [{"id": e.id, "command": e.command} for e in self.experiments],
-            },
-            indent=1,
-        )
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Read it back.
-
-        Raises:
-            InvalidRequest: It is not a manifest, or one of another schema.
-        """
-        content = _document(text, "manifest")
-        try:
-            return cls(
-                sweep=str(content["sweep"]),
-                created=parse_time(content["created"]),
-                project=str(content["project"]),
-                zone=str(content["zone"]),
-                template=str(content["template"]),
-                dispatch=Dispatch(content.get("dispatch", "ssh")),
-                launcher={str(k): str(v) for k, v in content.get("launcher", {}).items()},
-                experiments=tuple(
-                    Experiment(id=str(e["id"]), command=str(e["command"]))
-                    for e in content["experiments"]
-                ),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InvalidRequest(f"the manifest is broken: {error!r}") from error
-
-
 # --------------------------------------------------------------------- observations
 
 
@@ -335,100 +242,6 @@ class Container:
     """Docker's word: created, running, exited, ..."""
     status: str = ""
     """Docker's sentence, such as `Up 3 minutes`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far the training has come."""
-
-    episode: int | None = None
-    episodes: int | None = None
-    timesteps: int | None = None
-    total_timesteps: int | None = None
-    mean_reward: float | None = None
-
-    @property
-    def fraction(self) -> float | None:
-        """0 to 1, where it is known."""
-        if not self.total_timesteps or self.timesteps is None:
-            return None
-        return min(1.0, self.timesteps / self.total_timesteps)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exit:
-    """How the command ended."""
-
-    code: int | None
-    signal: str | None
-    kind: str
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """What the runner says of its experiment."""
-
-    experiment: str
-    attempt: int
-    state: str
-    instance_id: str = ""
-    started: datetime | None = None
-    updated: datetime | None = None
-    ended: datetime | None = None
-    progress: Progress = field(default_factory=Progress)
-    exit: Exit | None = None
-    mlflow_run: str = ""
-    mlflow_url: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    generation: int = 0
-    """Of the object, for a conditional replacement."""
-    raw: Mapping[str, Any] = field(default_factory=dict)
-    """The whole document, so that a replacement keeps what this version doesn't know."""
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the attempt is over for good."""
-        return self.state in {"finished", "failed", "cancelled", "idle"}
-
-    @classmethod
-    def from_json(cls, text: str | bytes, *, generation: int = 0) -> Self:
-        """Read a record.
-
-        Raises:
-            InvalidRequest: It is not a record, or one of another schema.
-        """
-        content = _document(text, "record")
-        progress, end = content.get("progress") or {}, content.get("exit")
-        run = content.get("mlflow") or {}
-        try:
-            return cls(
-                experiment=str(content["experiment"]),
-                attempt=int(content["attempt"]),
-                state=str(content["state"]),
-                instance_id=str(content.get("instance_id") or ""),
-                started=_optional_time(content.get("started")),
-                updated=_optional_time(content.get("updated")),
-                ended=_optional_time(content.get("ended")),
-                progress=Progress(
-                    **{name: progress.get(name) for name in Progress.__dataclass_fields__}
-                ),
-                exit=Exit(
-                    code=end.get("code"),
-                    signal=end.get("signal"),
-                    kind=str(end.get("kind") or "error"),
-                    hint=str(end.get("hint") or ""),
-                )
-                if end
-                else None,
-                mlflow_run=str(run.get("run_id") or ""),
-                mlflow_url=str(run.get("url") or ""),
-                versions={str(k): str(v) for k, v in (content.get("versions") or {}).items()},
-                generation=generation,
-                raw=content,
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InvalidRequest(f"the record is broken: {error!r}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -548,40 +361,3 @@ def _without_instance(
     if group_exists:
         return ExperimentStatus.PENDING, "no instance yet"
     return ExperimentStatus.PENDING, "no instance group: the launch was interrupted"
-
-
-# ------------------------------------------------------------------------------ text
-
-
-def timestamp(time: datetime) -> str:
-    """RFC 3339 in UTC, with a Z, to the millisecond."""
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def parse_time(text: str) -> datetime:
-    """Read RFC 3339; without an offset it is UTC.
-
-    Raises:
-        ValueError: It is not a time.
-    """
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _optional_time(text: str | None) -> datetime | None:
-    return parse_time(text) if text else None
-
-
-def _document(text: str | bytes, what: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise InvalidRequest(f"the {what} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InvalidRequest(f"the {what} is not a JSON object")
-    if content.get("schema") != SCHEMA:
-        raise InvalidRequest(
-            f"the {what} has schema {content.get('schema')!r}, this version reads {SCHEMA}",
-            hint="use the gcloud-ops that launched the sweep, or a newer one",
-        )
-    return content

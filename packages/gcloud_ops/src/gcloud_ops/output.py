@@ -16,18 +16,16 @@ from typing import Any, Literal
 
 from gcloud_ops import errors
 from gcloud_ops.bucket import Entry
+from gcloud_ops.contract import SCHEMA, Progress, timestamp
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest
 from gcloud_ops.groups import Template
 from gcloud_ops.model import (
-    SCHEMA,
     Container,
     ExperimentStatus,
     Instance,
     Observation,
-    Progress,
     Snapshot,
     SweepSummary,
-    timestamp,
 )
 from gcloud_ops.sweeps import is_over, places
 from gcloud_ops.text import clean, one_line

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from gcloud_ops.contract import CONTAINER
 from gcloud_ops.errors import (
     ContainerFailed,
     HostKeyMismatch,
@@ -26,7 +27,7 @@ from gcloud_ops.errors import (
     PermissionDenied,
     Unavailable,
 )
-from gcloud_ops.model import CONTAINER, Container
+from gcloud_ops.model import Container
 from gcloud_ops.settings import Settings
 from gcloud_ops.text import one_line
 

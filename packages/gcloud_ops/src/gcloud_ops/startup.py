@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import yaml
 
+from gcloud_ops.contract import CONTAINER
 from gcloud_ops.errors import InvalidRequest
-from gcloud_ops.model import CONTAINER
 
 __all__ = ["ContainerSpec", "cloud_init", "container_of", "template_metadata"]
 

@@ -25,8 +25,9 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gcloud_ops.contract import Dispatch
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, NotFound
-from gcloud_ops.model import MAX_EXPERIMENTS, Dispatch, Sweep
+from gcloud_ops.model import MAX_EXPERIMENTS, Sweep
 
 __all__ = ["SweepFile", "read_sweep"]
 

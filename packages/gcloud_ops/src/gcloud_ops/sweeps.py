@@ -26,6 +26,7 @@ from typing import Any
 from gcloud_ops import bucket as objects
 from gcloud_ops import groups, ssh
 from gcloud_ops.clients import Clients
+from gcloud_ops.contract import SCHEMA, Dispatch, Manifest, Record, timestamp
 from gcloud_ops.dispatch import (
     AT_ONCE,
     CommandSent,
@@ -41,18 +42,13 @@ from gcloud_ops.errors import (
     Unavailable,
 )
 from gcloud_ops.model import (
-    SCHEMA,
-    Dispatch,
     ExperimentStatus,
-    Manifest,
     Member,
     Observation,
-    Record,
     Snapshot,
     Sweep,
     SweepSummary,
     status_of,
-    timestamp,
 )
 
 __all__ = [

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from gcloud_ops.model import ExperimentStatus, Observation, Progress, Snapshot, SweepSummary
+from gcloud_ops.contract import Progress
+from gcloud_ops.model import ExperimentStatus, Observation, Snapshot, SweepSummary
 from gcloud_ops.text import one_line
 
 __all__ = [
