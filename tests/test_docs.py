@@ -1,0 +1,99 @@
+"""The documents are true: their scripts run, their commands exist, their links lead somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from tests.clouds import BIN, ROOT, clean_environment
+
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")]
+)
+COMMANDS = ("gcloud-ops", "cloud-manager", "sinergym-tui", "sinergym-train", "gcp-emulator")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_api_page_is_one_script_that_runs(
+    local_cloud: Path, environment: dict[str, str]
+) -> None:
+    """docs/api.md from top to bottom, on the local cloud, with VMs that run its program."""
+    assert local_cloud.is_dir()
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)
+    assert len(blocks) > 8
+
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Launched(sent=2, failed=0, waiting=0)" in done.stdout
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """Every command line of ours in an indented block of a page, with the page's name."""
+    found = []
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^    (.+)$", text, re.MULTILINE):
+            if line.split()[0] in COMMANDS:
+                found.append((page.name, line))
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), command_lines())
+def test_a_command_in_the_docs_is_one_that_exists(page: str, line: str) -> None:
+    """Its subcommand is there, and knows each flag."""
+    command, *words = shlex.split(line, comments=True)
+    flags = [word for word in words if re.fullmatch(r"--[a-z][-a-z_]*", word)]
+    own = flags[: flags.index("--")] if "--" in flags else flags
+    plain = [word for word in words if not word.startswith("-")]
+    if command == "gcloud-ops":
+        text = help_of(command) + help_of(command, *plain[: 1 if plain[0] == "ssh" else 2])
+    elif command == "gcp-emulator":
+        text = help_of(command, *plain[:1])
+    else:
+        text = help_of(command)
+
+    for flag in own:
+        assert re.search(rf"{flag}\b", text), f"{page}: {flag} is not in the help of {line!r}"
+
+
+@cache
+def help_of(*words: str) -> str:
+    """What a command says with --help."""
+    command = str(BIN / words[0])
+    done = subprocess.run(
+        [command, *words[1:], "--help"],
+        env=clean_environment() | {"COLUMNS": "200", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+def test_the_docs_show_enough_commands() -> None:
+    """The search above finds the commands, and not nothing."""
+    assert len(command_lines()) > 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each relative link and picture is a file of the repository."""
+    text = re.sub(r"`[^`]*`", "", page.read_text())
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
