@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.clouds import BIN, InertCloud, clean_environment
 
 from benchmarks.figures import Figure, show
-from gcloud_ops import groups, ssh, sweeps
+from gcloud_ops import instances, ssh, sweeps, templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.model import Sweep
 
@@ -43,9 +43,9 @@ def main() -> list[Figure]:
 
 def _measure(cloud: InertCloud) -> list[Figure]:
     clients = cloud.clients
-    groups.create_template(
+    templates.create_template(
         clients,
-        groups.TemplateSpec(
+        templates.TemplateSpec(
             name="sinergym-template", image="europe-docker.pkg.dev/local/s/trainer"
         ),
     )
@@ -108,11 +108,11 @@ def _measure(cloud: InertCloud) -> list[Figure]:
 
 def _seeds_way(clients: Clients) -> float:
     """Seconds to send one command to each VM as the seeds did, all containers being ready."""
-    instances = groups.list_instances(clients, group="fleet")
-    keys = {i.name: groups.host_keys(clients, i.name) for i in instances}
+    found = instances.list_instances(clients, group="fleet")
+    keys = {i.name: instances.host_keys(clients, i.name) for i in found}
 
     async def send_all() -> None:
-        for instance in instances:
+        for instance in found:
             where = (instance.address, instance.name, keys[instance.name], clients.settings)
             async with ssh.connect(*where, timeout=30) as connection:
                 await connection.run("docker ps -q --filter name=sinergym")
@@ -122,4 +122,3 @@ def _seeds_way(clients: Clients) -> float:
     begin = time.perf_counter()
     asyncio.run(send_all())
     return time.perf_counter() - begin
-

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.clouds import BIN, ROOT, Command, InertCloud, clean_environment
 
-from gcloud_ops import groups
+from gcloud_ops import templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.settings import Settings
 
@@ -94,9 +94,9 @@ def inert_cloud(
 ) -> Iterator[InertCloud]:
     """A fresh inert cloud with the seeds' template."""
     cloud = InertCloud(tmp_path_factory.mktemp("inert"), environment, "--boot-seconds", "0.2")
-    groups.create_template(
+    templates.create_template(
         cloud.clients,
-        groups.TemplateSpec(
+        templates.TemplateSpec(
             name="sinergym-template", image="europe-docker.pkg.dev/local/s/trainer"
         ),
     )

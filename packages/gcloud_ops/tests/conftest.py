@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import stamina
 
-from gcloud_ops import groups
+from gcloud_ops import templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.settings import Settings
 
@@ -93,12 +93,12 @@ def clients(settings: Settings) -> Clients:
 @pytest.fixture(scope="session")
 def template(clients: Clients) -> str:
     """Name of a template of ours that is there."""
-    spec = groups.TemplateSpec(
+    spec = templates.TemplateSpec(
         name="adapters-template",
         image="europe-docker.pkg.dev/local/sinergym/trainer:1",
         environment={"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"},
     )
-    return groups.create_template(clients, spec).name
+    return templates.create_template(clients, spec).name
 
 
 def eventually[T](look: Callable[[], T], what: str, *, seconds: float = 20.0) -> T:

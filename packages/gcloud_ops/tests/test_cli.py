@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import gcloud_ops
-from gcloud_ops import bucket, cli, errors, groups, output, sweeps
+from gcloud_ops import bucket, cli, errors, groups, instances, output, sweeps
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Dispatch, Experiment, Manifest, timestamp
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, NotFound
@@ -356,7 +356,7 @@ def test_launch_to_the_end(
             put(clients, f"{name}/{experiment}/log/1/000000000000.log", log)
             put(clients, f"{name}/{experiment}/output/model.zip", b"model")
             play_runner(clients, name, experiment, state)
-        while {it.status for it in groups.list_instances(clients, group=name)} != {"RUNNING"}:
+        while {it.status for it in instances.list_instances(clients, group=name)} != {"RUNNING"}:
             time.sleep(0.05)
         groups.delete_instances(clients, name, ids)
 

@@ -14,7 +14,7 @@ import pytest
 import requests.exceptions
 import urllib3.exceptions
 
-from gcloud_ops import errors, groups
+from gcloud_ops import errors, groups, instances
 from gcloud_ops.clients import Clients, default_project, error_for_code, translate
 from gcloud_ops.settings import Settings
 
@@ -230,7 +230,7 @@ def test_busy_clouds_are_asked_again(answers: Answers) -> None:
         (200, {"name": "europe-west1-b", "status": "UP"}),
     )
 
-    assert groups.zone_exists(answers.clients, "europe-west1-b")
+    assert instances.zone_exists(answers.clients, "europe-west1-b")
     assert len(answers.requests) == 4
 
 
@@ -239,7 +239,7 @@ def test_a_dead_cloud_is_given_up(answers: Answers) -> None:
     answers.say(answers.error(503, "backendError", "try later"))
 
     with pytest.raises(errors.Unavailable, match="zone europe-west1-b: try later"):
-        groups.zone_exists(answers.clients, "europe-west1-b")
+        instances.zone_exists(answers.clients, "europe-west1-b")
 
     assert len(answers.requests) == 5
 
@@ -249,7 +249,7 @@ def test_a_refused_connection_is_said_plainly() -> None:
     clients = Clients.connect(Settings(project="probe", endpoint="http://127.0.0.1:1"))
 
     with pytest.raises(errors.Unavailable, match="the cloud doesn't answer") as caught:
-        groups.zone_exists(clients, "europe-west1-b")
+        instances.zone_exists(clients, "europe-west1-b")
 
     assert "refused" in caught.value.message
     assert "0x" not in caught.value.message
@@ -261,7 +261,7 @@ def test_a_page_that_is_no_json(answers: Answers) -> None:
     answers.say((200, "<html>Please log in</html>"))
 
     with pytest.raises(errors.Unavailable, match="doesn't answer"):
-        groups.zone_exists(answers.clients, "europe-west1-b")
+        instances.zone_exists(answers.clients, "europe-west1-b")
 
 
 def test_repeated_changes_have_one_request_id(answers: Answers) -> None:

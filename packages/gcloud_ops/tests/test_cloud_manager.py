@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gcloud_ops import bucket, cloud_manager, groups, sweeps
+from gcloud_ops import bucket, cloud_manager, groups, sweeps, templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.output import ExitCode
 from gcloud_ops.settings import Settings
@@ -63,8 +63,8 @@ def test_flags(manager: Run, clients: Clients, template: str, flags: tuple[str, 
 
 def test_defaults(manager: Run, clients: Clients) -> None:
     """Zone, template and group are the original's when nothing is said."""
-    spec = groups.TemplateSpec(name="sinergym-template", image="local/x:1")
-    groups.create_template(clients, spec)
+    spec = templates.TemplateSpec(name="sinergym-template", image="local/x:1")
+    templates.create_template(clients, spec)
 
     code, _, err = manager("-id", "local", "-cmds", "true")
 
@@ -79,7 +79,7 @@ def test_defaults(manager: Run, clients: Clients) -> None:
     assert later == 0, told
     assert "this is sinergym-group-2" in told
     sweeps.cancel("sinergym-group-2", clients)
-    groups.delete_template(clients, "sinergym-template")
+    templates.delete_template(clients, "sinergym-template")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from typing import Any
 import asyncssh
 import pytest
 
-from gcloud_ops import groups
+from gcloud_ops import groups, instances, templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import AlreadyExists, InvalidRequest, NotFound
-from gcloud_ops.groups import TemplateSpec
+from gcloud_ops.templates import TemplateSpec
 
 from .conftest import Answers, eventually
 
@@ -53,32 +53,32 @@ def test_a_template_is_read_back_as_it_was_asked_for(clients: Clients) -> None:
         labels={"team": "buildings"},
     )
 
-    made = groups.create_template(clients, spec)
+    made = templates.create_template(clients, spec)
 
-    assert made == groups.get_template(clients, "whole-template")
+    assert made == templates.get_template(clients, "whole-template")
     assert made.is_ours
     assert (made.image, made.machine_type, made.disk_gb) == (spec.image, "e2-small", 30)
     assert (made.disk_type, made.boot_image) == ("pd-balanced", spec.boot_image)
     assert made.service_account == spec.service_account
     assert (made.environment, made.args, made.labels) == (spec.environment, spec.args, spec.labels)
     assert made.created is not None
-    assert made in groups.list_templates(clients)
+    assert made in templates.list_templates(clients)
     with pytest.raises(AlreadyExists, match="template whole-template"):
-        groups.create_template(clients, spec)
+        templates.create_template(clients, spec)
 
-    groups.delete_template(clients, "whole-template")
+    templates.delete_template(clients, "whole-template")
 
     with pytest.raises(NotFound, match="template whole-template"):
-        groups.get_template(clients, "whole-template")
+        templates.get_template(clients, "whole-template")
     with pytest.raises(NotFound, match="template whole-template"):
-        groups.delete_template(clients, "whole-template")
+        templates.delete_template(clients, "whole-template")
 
 
 def test_what_a_template_says_on_the_wire(answers: Answers) -> None:
     """The seeds' machine, Container-Optimized OS, one address, and no ended agent."""
     answers.say(answers.error(400, "invalid"))
     with pytest.raises(InvalidRequest):
-        groups.create_template(
+        templates.create_template(
             answers.clients, TemplateSpec(name="plain", image="sailugr/sinergym:latest")
         )
 
@@ -119,7 +119,7 @@ def test_bad_templates_are_refused_before_anything_is_sent(
     spec = TemplateSpec(**{"name": "x", "image": "trainer", **changes})
 
     with pytest.raises(InvalidRequest, match=f"^{field}: "):
-        groups.create_template(answers.clients, spec)
+        templates.create_template(answers.clients, spec)
 
     assert answers.requests == []
 
@@ -128,7 +128,7 @@ def test_a_template_in_use_says_so(clients: Clients, template: str, group: str) 
     """Compute Engine refuses; the hint says what to do."""
     del group
     with pytest.raises(InvalidRequest, match=f"template {template}") as caught:
-        groups.delete_template(clients, template)
+        templates.delete_template(clients, template)
 
     assert "delete first" in caught.value.hint
 
@@ -164,29 +164,30 @@ def test_a_group_and_its_members(clients: Clients, template: str, group: str) ->
 
 def test_instances_of_a_group_and_of_the_project(clients: Clients, group: str) -> None:
     """By label in the zone, or all; with addresses, group and label."""
-    mine = groups.list_instances(clients, group=group)
+    mine = instances.list_instances(clients, group=group)
 
     assert [instance.name for instance in mine] == ["pair-0001", "pair-0002"]
-    assert [one for one in groups.list_instances(clients) if one in mine] == list(mine)
-    assert [one for one in groups.list_instances(clients, zone=ZONE) if one in mine] == list(mine)
-    assert groups.list_instances(clients, group="another") == ()
+    assert [one for one in instances.list_instances(clients) if one in mine] == list(mine)
+    in_zone = instances.list_instances(clients, zone=ZONE)
+    assert [one for one in in_zone if one in mine] == list(mine)
+    assert instances.list_instances(clients, group="another") == ()
     first = mine[0]
-    assert first == groups.get_instance(clients, "pair-0001")
+    assert first == instances.get_instance(clients, "pair-0001")
     assert (first.status, first.zone, first.group) == ("RUNNING", ZONE, "pair")
     assert first.labels["sinergym-sweep"] == "pair"
     assert first.address
     assert first.machine_type == "n2-highcpu-8"
-    assert groups.get_instance(clients, "pair-0099") is None
+    assert instances.get_instance(clients, "pair-0099") is None
 
 
 def test_host_keys_are_published_after_the_boot(clients: Clients, group: str) -> None:
     """As keys that SSH can read; none for an instance that isn't there."""
     del group
-    keys = eventually(lambda: groups.host_keys(clients, "pair-0001"), "host keys")
+    keys = eventually(lambda: instances.host_keys(clients, "pair-0001"), "host keys")
 
     assert all(asyncssh.import_public_key(key) for key in keys)
     assert keys[0].startswith("ssh-ed25519 ")
-    assert groups.host_keys(clients, "pair-0099") == ()
+    assert instances.host_keys(clients, "pair-0099") == ()
 
 
 def test_host_keys_that_are_none(answers: Answers) -> None:
@@ -199,7 +200,7 @@ def test_host_keys_that_are_none(answers: Answers) -> None:
     ]
     answers.say((200, {"queryPath": "hostkeys/", "queryValue": {"items": items}}))
 
-    assert groups.host_keys(answers.clients, "quick-0001") == (
+    assert instances.host_keys(answers.clients, "quick-0001") == (
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB",
     )
 
@@ -208,9 +209,9 @@ def test_serial_output_tells_of_the_boot(clients: Clients, group: str) -> None:
     """What the instance printed; an instance that isn't there is an error."""
     del group
 
-    assert groups.serial_output(clients, "pair-0001")
+    assert instances.serial_output(clients, "pair-0001")
     with pytest.raises(NotFound, match="instance pair-0099"):
-        groups.serial_output(clients, "pair-0099")
+        instances.serial_output(clients, "pair-0099")
 
 
 def test_deleting_members_is_idempotent(clients: Clients, template: str) -> None:
@@ -289,8 +290,8 @@ def test_errors_of_a_group(answers: Answers) -> None:
 
 def test_zones(clients: Clients) -> None:
     """Those of the cloud, and others."""
-    assert groups.zone_exists(clients, ZONE)
-    assert not groups.zone_exists(clients, "europe-west1-z")
+    assert instances.zone_exists(clients, ZONE)
+    assert not instances.zone_exists(clients, "europe-west1-z")
 
 
 @pytest.mark.parametrize("name", ["", "Quick", "a/b", "..", "quick?x=1", "a" * 64])
@@ -298,8 +299,8 @@ def test_names_become_no_other_address(answers: Answers, name: str) -> None:
     """A name that could lead elsewhere is refused before anything is sent."""
     for call in (
         lambda: groups.get_group(answers.clients, name),
-        lambda: groups.get_instance(answers.clients, name),
-        lambda: groups.get_template(answers.clients, name),
+        lambda: instances.get_instance(answers.clients, name),
+        lambda: templates.get_template(answers.clients, name),
         lambda: groups.delete_group(answers.clients, name),
         lambda: groups.create_instances(answers.clients, "quick", [name]),
     ):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gcloud_ops import groups, local
+from gcloud_ops import groups, local, templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import InvalidRequest, Unavailable
 from gcloud_ops.settings import Settings
@@ -47,7 +47,7 @@ def test_start_and_join(surroundings: dict[str, str], base: Settings) -> None:
 
     assert first == second
     assert (first.project, first.zone, first.bucket) == ("local", "europe-west1-c", "mine")
-    template = groups.get_template(Clients.connect(first), "sinergym-template")
+    template = templates.get_template(Clients.connect(first), "sinergym-template")
     assert template.environment == {"gce_zone": "europe-west1-b", "gce_project_id": "local"}
     cloud = local.read_cloud(local.cloud_folder(surroundings))
     assert cloud is not None
@@ -80,7 +80,7 @@ def test_template_follows_the_tracking_server(
     clients = Clients.connect(local.local_settings(base, environ=surroundings))
 
     def uri() -> str | None:
-        found = groups.get_template(clients, "sinergym-template")
+        found = templates.get_template(clients, "sinergym-template")
         return found.environment.get("MLFLOW_TRACKING_URI")
 
     for number, expected in ((1, 1), (2, 2)):

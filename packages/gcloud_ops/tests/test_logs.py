@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gcloud_ops import bucket, groups, logs, ssh
+from gcloud_ops import bucket, groups, logs, ssh, templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Dispatch, Experiment, Manifest, timestamp
 from gcloud_ops.errors import NotFound
@@ -259,7 +259,7 @@ def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
             environ={},
         )
         found = Clients.connect(settings)
-        groups.create_template(found, groups.TemplateSpec(name="working", image="local/x:1"))
+        templates.create_template(found, templates.TemplateSpec(name="working", image="local/x:1"))
         yield found
     finally:
         process.terminate()

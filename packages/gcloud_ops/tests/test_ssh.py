@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from gcloud_ops import groups, ssh
+from gcloud_ops import groups, instances, ssh
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import (
     ContainerFailed,
@@ -521,8 +521,8 @@ def instance(clients: Clients, settings: Settings, template: str) -> Iterator[In
     groups.create_instances(clients, "hosts", ["hosts-0001"])
 
     def found() -> Instance | None:
-        keys = groups.host_keys(clients, "hosts-0001")
-        instance = groups.get_instance(clients, "hosts-0001")
+        keys = instances.host_keys(clients, "hosts-0001")
+        instance = instances.get_instance(clients, "hosts-0001")
         return instance if keys and instance and instance.status == "RUNNING" else None
 
     instance = eventually(found, "an instance")
@@ -535,7 +535,7 @@ async def test_an_instance_of_the_local_cloud(
     clients: Clients, settings: Settings, instance: Instance
 ) -> None:
     """Its published key is its own; its container starts, takes the command, and has a log."""
-    keys = groups.host_keys(clients, instance.name)
+    keys = instances.host_keys(clients, instance.name)
     async with ssh.connect(instance.address, instance.name, keys, settings) as connection:
         deadline = time.monotonic() + 20
         while (container := await connection.container_state()) is None:

@@ -15,7 +15,7 @@ import pytest
 from textual.pilot import Pilot
 
 from gcloud_ops import bucket as objects
-from gcloud_ops import groups
+from gcloud_ops import groups, templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import timestamp
 from gcloud_ops.settings import Settings
@@ -95,9 +95,9 @@ def settings_for(described: dict[str, Any], folder: Path) -> Settings:
         ssh_port=described["ssh_port"],
         ssh_key=folder / "id_ed25519",
     )
-    groups.create_template(
+    templates.create_template(
         Clients.connect(settings),
-        groups.TemplateSpec(name="sinergym-template", image="local/sinergym-trainer:latest"),
+        templates.TemplateSpec(name="sinergym-template", image="local/sinergym-trainer:latest"),
     )
     return settings
 

@@ -10,7 +10,8 @@
         print(dict(snapshot.counts))
 
 Names are loaded at their first use: importing this package imports no Google module, no asyncssh.
-The modules are public too: `groups` (Compute Engine), `bucket`, `containers`, `logs`, `ssh`.
+The modules are public too: `templates`, `groups`, `instances` (Compute Engine), `bucket`,
+`containers`, `logs`, `ssh`.
 """
 
 from importlib import import_module
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
         QuotaExceeded,
         Unavailable,
     )
-    from gcloud_ops.groups import Template, TemplateSpec, create_template
     from gcloud_ops.local import local_settings
     from gcloud_ops.logs import LogChunk, follow
     from gcloud_ops.model import (
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         status,
         watch,
     )
+    from gcloud_ops.templates import Template, TemplateSpec, create_template
 
     __version__: str
 
@@ -130,7 +131,6 @@ _HOMES = {
         "QuotaExceeded",
         "Unavailable",
     ),
-    "groups": ("Template", "TemplateSpec", "create_template"),
     "local": ("local_settings",),
     "logs": ("LogChunk", "follow"),
     "model": (
@@ -157,6 +157,7 @@ _HOMES = {
         "status",
         "watch",
     ),
+    "templates": ("Template", "TemplateSpec", "create_template"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

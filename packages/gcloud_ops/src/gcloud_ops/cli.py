@@ -204,7 +204,7 @@ def template_create(
         env: A variable of the container, NAME=VALUE; may be repeated. No secrets.
         tracking_uri: MLflow tracking server; becomes MLFLOW_TRACKING_URI.
     """
-    from gcloud_ops import groups
+    from gcloud_ops import templates
     from gcloud_ops.output import TEMPLATES
 
     environment = {
@@ -214,9 +214,9 @@ def template_create(
     }
     if tracking_uri is not None:
         environment["MLFLOW_TRACKING_URI"] = tracking_uri
-    made = groups.create_template(
+    made = templates.create_template(
         session.clients,
-        groups.TemplateSpec(
+        templates.TemplateSpec(
             name=name,
             image=image,
             machine_type=machine_type,
@@ -233,10 +233,10 @@ def template_create(
 @template.command(name="list")
 def template_list(*, session: _Session) -> None:
     """List the project's instance templates."""
-    from gcloud_ops import groups
+    from gcloud_ops import templates
     from gcloud_ops.output import TEMPLATES
 
-    session.emit(groups.list_templates(session.clients), TEMPLATES)
+    session.emit(templates.list_templates(session.clients), TEMPLATES)
 
 
 @template.command(name="show")
@@ -246,10 +246,10 @@ def template_show(name: str, /, *, session: _Session) -> None:
     Args:
         name: The template's name.
     """
-    from gcloud_ops import groups
+    from gcloud_ops import templates
     from gcloud_ops.output import as_json, dump, table
 
-    found = as_json(groups.get_template(session.clients, name))
+    found = as_json(templates.get_template(session.clients, name))
     if session.common.output == "json":
         sys.stdout.write(dump(found))
         return
@@ -266,10 +266,10 @@ def template_delete(name: str, /, *, session: _Session) -> None:
     Args:
         name: The template's name.
     """
-    from gcloud_ops import groups
+    from gcloud_ops import templates
     from gcloud_ops.output import say
 
-    groups.delete_template(session.clients, name)
+    templates.delete_template(session.clients, name)
     say(f"template {name} deleted")
 
 
@@ -583,11 +583,11 @@ def instances_list(sweep: str | None = None, /, *, session: _Session) -> None:
     Args:
         sweep: The sweep's name.
     """
-    from gcloud_ops import groups
+    from gcloud_ops import instances
     from gcloud_ops.output import INSTANCES
 
     zone = session.common.zone
-    session.emit(groups.list_instances(session.clients, group=sweep, zone=zone), INSTANCES)
+    session.emit(instances.list_instances(session.clients, group=sweep, zone=zone), INSTANCES)
 
 
 @containers.command(name="list")

@@ -6,7 +6,7 @@ The host keys are read from the instances' guest attributes and verified, as eve
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from gcloud_ops import groups, ssh
+from gcloud_ops import instances, ssh
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import CONTAINER
 from gcloud_ops.dispatch import AT_ONCE, raise_open_files_limit
@@ -26,9 +26,9 @@ def list_containers(
     Raises:
         GcloudOpsError: The instances can't be listed.
     """
-    instances = groups.list_instances(clients, group=sweep, zone=zone)
-    raise_open_files_limit(len(instances) + 256)
-    return asyncio.run(_on_each(clients, instances, _containers, at_once=at_once))
+    found = instances.list_instances(clients, group=sweep, zone=zone)
+    raise_open_files_limit(len(found) + 256)
+    return asyncio.run(_on_each(clients, found, _containers, at_once=at_once))
 
 
 def send_command(clients: Clients, instance: str, command: str, *, zone: str | None = None) -> str:
@@ -72,9 +72,9 @@ def find_instance(clients: Clients, name: str, *, zone: str | None = None) -> In
     Raises:
         NotFound: There is none.
     """
-    if found := groups.get_instance(clients, name, zone=zone):
+    if found := instances.get_instance(clients, name, zone=zone):
         return found
-    elsewhere = [it for it in groups.list_instances(clients) if it.name == name]
+    elsewhere = [it for it in instances.list_instances(clients) if it.name == name]
     if len(elsewhere) == 1 and zone is None:
         return elsewhere[0]
     raise NotFound(
@@ -90,7 +90,7 @@ async def _containers(connection: ssh.Connection) -> tuple[Container, ...]:
 
 async def _on_each[T](
     clients: Clients,
-    instances: Sequence[Instance],
+    asked: Sequence[Instance],
     act: Callable[[ssh.Connection], Awaitable[T]],
     *,
     at_once: int,
@@ -104,8 +104,8 @@ async def _on_each[T](
             except GcloudOpsError as error:
                 return error
 
-    results = await asyncio.gather(*(one(instance) for instance in instances))
-    return {it.name: result for it, result in zip(instances, results, strict=True)}
+    results = await asyncio.gather(*(one(instance) for instance in asked))
+    return {it.name: result for it, result in zip(asked, results, strict=True)}
 
 
 async def _on_one[T](
@@ -116,7 +116,7 @@ async def _on_one[T](
             f"{instance.name}: it has no address yet ({instance.status})",
             resource=f"instance {instance.name}",
         )
-    keys = await asyncio.to_thread(groups.host_keys, clients, instance.name, zone=instance.zone)
+    keys = await asyncio.to_thread(instances.host_keys, clients, instance.name, zone=instance.zone)
     if not keys:
         raise Unavailable(
             f"{instance.name}: it has not published its host keys",

@@ -25,7 +25,7 @@ from gcloud_ops.errors import (
     PermissionDenied,
     Unavailable,
 )
-from gcloud_ops.groups import host_keys
+from gcloud_ops.instances import host_keys
 
 __all__ = ["AT_ONCE", "CommandSent", "DispatchFailed", "Dispatcher", "raise_open_files_limit"]
 

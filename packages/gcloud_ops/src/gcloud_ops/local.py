@@ -18,7 +18,7 @@ from typing import Any
 
 from platformdirs import user_data_path
 
-from gcloud_ops import groups
+from gcloud_ops import templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import (
     AlreadyExists,
@@ -254,21 +254,21 @@ def ensure_template(clients: Clients, cloud: LocalCloud) -> None:
     if cloud.mlflow_url:
         environment["MLFLOW_TRACKING_URI"] = cloud.mlflow_url
     try:
-        found = groups.get_template(clients, name)
+        found = templates.get_template(clients, name)
     except NotFound:
         found = None
     if found is not None:
         if dict(found.environment) == environment:
             return
         try:
-            groups.delete_template(clients, name)
+            templates.delete_template(clients, name)
         except InvalidRequest:  # a sweep runs with it: it keeps the address that it began with
             return
         except NotFound:
             pass
     try:
-        groups.create_template(
-            clients, groups.TemplateSpec(name=name, image=LOCAL_IMAGE, environment=environment)
+        templates.create_template(
+            clients, templates.TemplateSpec(name=name, image=LOCAL_IMAGE, environment=environment)
         )
     except AlreadyExists:  # another command was faster
         return

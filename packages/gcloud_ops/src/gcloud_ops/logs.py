@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
 from gcloud_ops import bucket as objects
-from gcloud_ops import groups, ssh
+from gcloud_ops import instances, ssh
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import CONTAINER
 from gcloud_ops.dispatch import AT_ONCE, raise_open_files_limit
@@ -308,7 +308,7 @@ class _Following:
         zone = self._looking.manifest.zone
         if instance not in self._addresses:
             found = await asyncio.to_thread(
-                groups.list_instances,
+                instances.list_instances,
                 self._clients,
                 group=self._looking.manifest.sweep,
                 zone=zone,
@@ -316,7 +316,7 @@ class _Following:
             self._addresses = {it.name: it.address for it in found if it.address}
         if instance not in self._addresses:
             raise NotFound(f"{instance}: it has no address")
-        keys = await asyncio.to_thread(groups.host_keys, self._clients, instance, zone=zone)
+        keys = await asyncio.to_thread(instances.host_keys, self._clients, instance, zone=zone)
         return ssh.connect(
             self._addresses[instance], instance, keys, self._clients.settings, timeout=20.0
         )

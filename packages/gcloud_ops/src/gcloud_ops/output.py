@@ -18,7 +18,7 @@ from gcloud_ops import errors
 from gcloud_ops.bucket import Entry
 from gcloud_ops.contract import SCHEMA, Progress, timestamp
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest
-from gcloud_ops.groups import Template
+from gcloud_ops.instances import SWEEP_LABEL
 from gcloud_ops.model import (
     Container,
     ExperimentStatus,
@@ -28,6 +28,7 @@ from gcloud_ops.model import (
     SweepSummary,
 )
 from gcloud_ops.sweeps import is_over, places
+from gcloud_ops.templates import Template
 from gcloud_ops.text import clean, one_line
 
 __all__ = [
@@ -253,7 +254,7 @@ INSTANCES: Columns[Instance] = Columns(
         it.machine_type,
         it.status,
         it.address,
-        it.group or it.labels.get("sinergym-sweep", ""),
+        it.group or it.labels.get(SWEEP_LABEL, ""),
         it.created,
     ),
 )

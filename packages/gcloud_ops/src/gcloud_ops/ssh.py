@@ -104,7 +104,7 @@ async def connect(
     Args:
         address: Where it is; the port is the settings'.
         instance: Its name.
-        host_keys: Its published host keys, as `groups.host_keys` returns them.
+        host_keys: Its published host keys, as `instances.host_keys` returns them.
         settings: User, key and port.
         timeout: Seconds for the whole of connecting.
 

@@ -24,7 +24,7 @@ from importlib.metadata import version
 from typing import Any
 
 from gcloud_ops import bucket as objects
-from gcloud_ops import groups, ssh
+from gcloud_ops import groups, instances, ssh, templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import SCHEMA, Dispatch, Manifest, Record, timestamp
 from gcloud_ops.dispatch import (
@@ -76,9 +76,6 @@ __all__ = [
     "watch",
 ]
 
-LABEL = "sinergym-sweep"
-"""Label, and metadata key, with the sweep's name on every instance of it."""
-
 BUCKET_KEY = "sinergym-bucket"
 """Metadata key with the bucket's name."""
 
@@ -101,7 +98,7 @@ class LaunchPlan:
     zone: str
     bucket: str
     bucket_exists: bool
-    template: groups.Template
+    template: templates.Template
 
     @property
     def instances(self) -> int:
@@ -196,13 +193,13 @@ def plan(sweep: Sweep, clients: Clients) -> LaunchPlan:
     project = settings.require_project()
     zone = sweep.zone or settings.zone
     bucket = sweep.bucket or settings.bucket_name
-    if not groups.zone_exists(clients, zone):
+    if not instances.zone_exists(clients, zone):
         raise NotFound(
             f"zone: there is no zone {zone!r} in project {project}",
             resource=f"zone {zone}",
             hint="see `gcloud compute zones list`",
         )
-    template = groups.get_template(clients, sweep.template or settings.template)
+    template = templates.get_template(clients, sweep.template or settings.template)
     bucket_exists = objects.bucket_exists(clients, bucket)
     if bucket_exists and _manifest_exists(clients, bucket, sweep.name):
         raise AlreadyExists(
@@ -272,11 +269,11 @@ def launch(
             planned.template.name,
             zone=planned.zone,
             metadata={
-                LABEL: sweep.name,
+                instances.SWEEP_LABEL: sweep.name,
                 BUCKET_KEY: planned.bucket,
                 "ssh-keys": ssh.public_key_line(clients.settings),
             },
-            labels={LABEL: sweep.name},
+            labels={instances.SWEEP_LABEL: sweep.name},
         )
         yield GroupMade(group=sweep.name, zone=planned.zone)
         groups.create_instances(
@@ -367,7 +364,7 @@ def _reasons(
 
 
 def _addresses(planned: LaunchPlan, clients: Clients) -> dict[str, str]:
-    found = groups.list_instances(clients, group=planned.sweep.name, zone=planned.zone)
+    found = instances.list_instances(clients, group=planned.sweep.name, zone=planned.zone)
     return {instance.name: instance.address for instance in found}
 
 

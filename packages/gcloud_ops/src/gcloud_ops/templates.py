@@ -1,0 +1,203 @@
+"""Instance templates of Compute Engine: what each instance of a sweep is, and its container.
+
+Functions, each with the clients first. All raise `GcloudOpsError`: `NotFound`,
+`PermissionDenied`, `Unavailable`... where not said else.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from gcloud_ops.clients import Clients
+from gcloud_ops.compute import checked_name, last_part, time_of
+from gcloud_ops.errors import InvalidRequest
+from gcloud_ops.startup import ContainerSpec, container_of, template_metadata
+
+if TYPE_CHECKING:
+    from google.cloud import compute_v1
+
+__all__ = [
+    "Template",
+    "TemplateSpec",
+    "create_template",
+    "delete_template",
+    "get_template",
+    "list_templates",
+]
+
+_MACHINE_TYPE = re.compile(r"[a-z][-a-z0-9]{1,62}")
+_LABEL_KEY = re.compile(r"[a-z][-_a-z0-9]{0,62}")
+_LABEL_VALUE = re.compile(r"[-_a-z0-9]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateSpec:
+    """What a template shall say of each instance."""
+
+    name: str
+    image: str
+    """The container's image."""
+    machine_type: str = "n2-highcpu-8"
+    disk_gb: int = 20
+    disk_type: str = "pd-ssd"
+    service_account: str | None = None
+    """E-mail address of the account that the instances act as; None: Compute's default one."""
+    scopes: tuple[str, ...] = ("https://www.googleapis.com/auth/cloud-platform",)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the container; no secrets."""
+    args: tuple[str, ...] = ()
+    """Arguments of the container; none: the image's own command, which waits for one."""
+    boot_image: str = "projects/cos-cloud/global/images/family/cos-stable"
+    network: str = "global/networks/default"
+    external_address: bool = True
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """An instance template as Compute Engine shows it."""
+
+    name: str
+    image: str
+    """The container's image; "" when the template is not one of ours."""
+    machine_type: str
+    disk_gb: int
+    disk_type: str = ""
+    boot_image: str = ""
+    service_account: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    args: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created: datetime | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether `create_template` made it, so that its instances start our container."""
+        return bool(self.image)
+
+
+def create_template(clients: Clients, spec: TemplateSpec) -> Template:
+    """Create a global instance template and wait until it is there.
+
+    Raises:
+        AlreadyExists: There is one of this name.
+        InvalidRequest: A field can't be.
+    """
+    _check_template(spec)
+    container = ContainerSpec(image=spec.image, environment=spec.environment, args=spec.args)
+    access = [{"name": "External NAT", "type_": "ONE_TO_ONE_NAT"}] if spec.external_address else []
+    properties = {
+        "description": "Made by gcloud-ops: each instance starts one container.",
+        "machine_type": spec.machine_type,
+        "disks": [
+            {
+                "boot": True,
+                "auto_delete": True,
+                "initialize_params": {
+                    "source_image": spec.boot_image,
+                    "disk_size_gb": spec.disk_gb,
+                    "disk_type": spec.disk_type,
+                },
+            }
+        ],
+        "network_interfaces": [{"network": spec.network, "access_configs": access}],
+        "metadata": {"items": _items(template_metadata(container))},
+        "service_accounts": [
+            {"email": spec.service_account or "default", "scopes": list(spec.scopes)}
+        ],
+        "labels": dict(spec.labels),
+    }
+    clients.change(
+        f"template {spec.name}",
+        clients.templates.insert_unary,
+        project=clients.project,
+        instance_template_resource={"name": spec.name, "properties": properties},
+    )
+    return get_template(clients, spec.name)
+
+
+def get_template(clients: Clients, name: str) -> Template:
+    """Read one template.
+
+    Raises:
+        NotFound: There is none.
+    """
+    found = clients.read(
+        f"template {name}",
+        clients.templates.get,
+        project=clients.project,
+        instance_template=checked_name(name, "template"),
+    )
+    return _template(found)
+
+
+def list_templates(clients: Clients) -> tuple[Template, ...]:
+    """All templates of the project, by name."""
+    found = clients.read_all(
+        f"project {clients.project}", clients.templates.list, project=clients.project
+    )
+    return tuple(sorted((_template(one) for one in found), key=lambda one: one.name))
+
+
+def delete_template(clients: Clients, name: str) -> None:
+    """Delete a template and wait until it is gone.
+
+    Raises:
+        NotFound: There is none.
+        InvalidRequest: A group uses it.
+    """
+    clients.change(
+        f"template {name}",
+        clients.templates.delete_unary,
+        project=clients.project,
+        instance_template=checked_name(name, "template"),
+    )
+
+
+def _check_template(spec: TemplateSpec) -> None:
+    resource = f"template {spec.name}"
+    checked_name(spec.name, "template")
+    if not _MACHINE_TYPE.fullmatch(spec.machine_type):
+        raise InvalidRequest(
+            f"machine_type: {spec.machine_type!r} is not a machine type such as n2-highcpu-8",
+            resource=resource,
+        )
+    if not 10 <= spec.disk_gb <= 65536:
+        raise InvalidRequest(
+            f"disk_gb: {spec.disk_gb} is not between 10, what the boot image needs, and 65536",
+            resource=resource,
+        )
+    for key, value in spec.labels.items():
+        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+            raise InvalidRequest(
+                f"labels: {key}={value} is not a label that Google takes",
+                resource=resource,
+                hint="use up to 63 lower-case letters, digits, hyphens and underscores",
+            )
+
+
+def _items(metadata: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": value} for key, value in metadata.items()]
+
+
+def _template(found: "compute_v1.InstanceTemplate") -> Template:
+    properties = found.properties
+    metadata = {item.key: item.value for item in properties.metadata.items}
+    container = container_of(metadata)
+    boot = next((disk.initialize_params for disk in properties.disks if disk.boot), None)
+    accounts = properties.service_accounts
+    return Template(
+        name=found.name,
+        image=container.image if container else "",
+        machine_type=last_part(properties.machine_type),
+        disk_gb=int(boot.disk_size_gb) if boot else 0,
+        disk_type=last_part(boot.disk_type) if boot else "",
+        boot_image=boot.source_image if boot else "",
+        service_account=accounts[0].email if accounts else "",
+        environment=container.environment if container else {},
+        args=container.args if container else (),
+        labels=dict(properties.labels),
+        created=time_of(found.creation_timestamp),
+    )
