@@ -125,7 +125,12 @@ def test_examples_of_the_page_are_read_by_the_code() -> None:
 def test_metadata_keys_are_those_of_the_page() -> None:
     """The launcher sets the keys that the page names."""
     container = startup.ContainerSpec(image="europe-docker.pkg.dev/p/r/i", environment={})
-    keys = {*startup.template_metadata(container), instances.SWEEP_LABEL, sweeps.BUCKET_KEY, "ssh-keys"}
+    keys = {
+        *startup.template_metadata(container),
+        instances.SWEEP_LABEL,
+        sweeps.BUCKET_KEY,
+        "ssh-keys",
+    }
 
     named = set(re.findall(r"^\| `([-a-z]+)`[^|]*\| (?:template|group)", CONTRACT, re.MULTILINE))
     assert named - {"sinergym-patience"} <= keys

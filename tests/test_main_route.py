@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.clouds import ROOT, Command
 
-from gcloud_ops import bucket, sweeps
+from gcloud_ops import bucket, objects, sweeps
 from gcloud_ops.clients import Clients
 from gcloud_ops.model import ExperimentStatus, Snapshot, Sweep
 from gcloud_ops.sweepfile import read_sweep
@@ -82,7 +82,7 @@ def test_public_python_api(local_clients: Clients) -> None:
     assert b"sinergym-runner: " in log
     names = {
         entry.name
-        for entry in bucket.list_objects(local_clients, seen.bucket, f"{name}/{row.id}/")
+        for entry in objects.list_objects(local_clients, seen.bucket, f"{name}/{row.id}/")
     }
     assert f"{name}/{row.id}/output/model.zip" in names
 

@@ -1,22 +1,25 @@
-"""Manifest, records, logs and files, over HTTP against the local cloud."""
+"""Manifest, records and logs, over HTTP against the local cloud."""
 
 import json
-import os
 import threading
 from datetime import UTC, datetime
 from itertools import count
-from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
-from gcloud_ops import bucket as objects
-from gcloud_ops.bucket import Entry
+from gcloud_ops import objects
+from gcloud_ops.bucket import (
+    create_manifest,
+    list_manifests,
+    list_records,
+    read_log,
+    read_manifest,
+    replace_record,
+    tail_log,
+)
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Dispatch, Experiment, Manifest
-from gcloud_ops.errors import AlreadyExists, InvalidRequest, NotFound, PermissionDenied
+from gcloud_ops.errors import AlreadyExists, NotFound
 
 from .conftest import Answers
 
@@ -82,70 +85,31 @@ def put_log(
     return experiment
 
 
-# --------------------------------------------------------------------------- the bucket
-
-
-def test_a_bucket_is_made_once(clients: Clients, bucket: str) -> None:
-    """In the European Union, closed to the public; a second time nothing is made."""
-    assert not objects.ensure_bucket(clients, bucket)
-    assert objects.bucket_exists(clients, bucket)
-    assert not objects.bucket_exists(clients, "no-such-bucket-here")
-    found = clients.storage.get_bucket(bucket)
-    assert found.location == "EU"
-    assert found.iam_configuration.uniform_bucket_level_access_enabled
-    assert found.labels == {"created-by": "gcloud-ops"}
-
-
-def test_a_bucket_of_somebody_else(answers: Answers) -> None:
-    """Forbidden to look at, or there though it can't be seen: the name is taken."""
-    answers.say(answers.error(403, "forbidden", "ana does not have storage.objects.list access."))
-    with pytest.raises(PermissionDenied) as caught:
-        objects.ensure_bucket(answers.clients, "data")
-    assert "--bucket" in caught.value.hint
-
-    gone, taken = answers.error(404, "notFound"), answers.error(409, "conflict")
-    answers.say(gone, taken, gone)
-    with pytest.raises(PermissionDenied, match="bucket data: it belongs to somebody else"):
-        objects.ensure_bucket(answers.clients, "data")
-
-
-def test_a_bucket_made_by_another_launcher_meanwhile(answers: Answers) -> None:
-    """Losing that race is no error."""
-    answers.say(
-        answers.error(404, "notFound"), answers.error(409, "conflict"), (200, {"items": []})
-    )
-
-    assert not objects.ensure_bucket(answers.clients, "data")
+# ---------------------------------------------------------------- manifests and records
 
 
 def test_without_a_bucket(clients: Clients) -> None:
     """Sweeps and records are none, what must be there is an error that names it."""
-    assert objects.list_manifests(clients, "no-such-bucket-here") == ()
-    assert objects.list_records(clients, "no-such-bucket-here", "quick") == {}
-    assert objects.delete_prefix(clients, "no-such-bucket-here", "quick/") == 0
-    with pytest.raises(NotFound, match="no-such-bucket-here"):
-        objects.list_objects(clients, "no-such-bucket-here")
+    assert list_manifests(clients, "no-such-bucket-here") == ()
+    assert list_records(clients, "no-such-bucket-here", "quick") == {}
     with pytest.raises(NotFound, match=r"^sweep quick: The specified bucket does not exist\.$"):
-        objects.create_manifest(clients, "no-such-bucket-here", manifest_of("quick"))
-
-
-# ---------------------------------------------------------------- manifests and records
+        create_manifest(clients, "no-such-bucket-here", manifest_of("quick"))
 
 
 def test_a_manifest_is_written_once(clients: Clients, bucket: str, sweep: str) -> None:
     """It is read back as it was, and the name is taken; what there isn't says so."""
     manifest = manifest_of(sweep)
 
-    objects.create_manifest(clients, bucket, manifest)
+    create_manifest(clients, bucket, manifest)
 
-    assert objects.read_manifest(clients, bucket, sweep) == manifest
-    objects.create_manifest(clients, bucket, manifest)  # the same one: a retry of ours
+    assert read_manifest(clients, bucket, sweep) == manifest
+    create_manifest(clients, bucket, manifest)  # the same one: a retry of ours
     with pytest.raises(AlreadyExists, match=f"sweep {sweep}: there is one of this name"):
-        objects.create_manifest(
+        create_manifest(
             clients, bucket, manifest_of(sweep, created=datetime(2026, 1, 1, tzinfo=UTC))
         )
     with pytest.raises(NotFound, match="sweep another: there is none"):
-        objects.read_manifest(clients, bucket, "another")
+        read_manifest(clients, bucket, "another")
 
 
 def test_one_of_many_launchers_wins(clients: Clients, bucket: str, sweep: str) -> None:
@@ -155,7 +119,7 @@ def test_one_of_many_launchers_wins(clients: Clients, bucket: str, sweep: str) -
     def launch(minute: int) -> None:
         created = datetime(2026, 11, 22, 10, minute, tzinfo=UTC)
         try:
-            objects.create_manifest(clients, bucket, manifest_of(sweep, created=created))
+            create_manifest(clients, bucket, manifest_of(sweep, created=created))
             results.append("won")
         except AlreadyExists:
             results.append("lost")
@@ -174,12 +138,12 @@ def test_sweeps_are_listed_newest_first(clients: Clients) -> None:
     objects.ensure_bucket(clients, "listing-storage")
     for day, name in enumerate(("older", "newer", "newest"), start=1):
         created = datetime(2026, 11, day, tzinfo=UTC)
-        objects.create_manifest(clients, "listing-storage", manifest_of(name, created=created))
+        create_manifest(clients, "listing-storage", manifest_of(name, created=created))
     put(clients, "listing-storage", "older/output/sweep.json", b"{}")
     put(clients, "listing-storage", "sweep.json", b"{}")
     put(clients, "listing-storage", "foreign/sweep.json", b"{}")
 
-    found = {one.name: one for one in objects.list_manifests(clients, "listing-storage")}
+    found = {one.name: one for one in list_manifests(clients, "listing-storage")}
 
     assert [name for name in found if name != "foreign"] == ["newest", "newer", "older"]
     assert found["older"].created == datetime(2026, 11, 1, tzinfo=UTC)
@@ -191,10 +155,10 @@ def test_records_are_replaced_only_when_unchanged(
     clients: Clients, bucket: str, sweep: str
 ) -> None:
     """Generation 0 creates; an old generation loses, and changes nothing."""
-    first = objects.replace_record(
+    first = replace_record(
         clients, bucket, sweep, f"{sweep}-0001", record_of(sweep, 1), generation=0
     )
-    second = objects.replace_record(
+    second = replace_record(
         clients,
         bucket,
         sweep,
@@ -205,7 +169,7 @@ def test_records_are_replaced_only_when_unchanged(
 
     for old in (0, first):
         with pytest.raises(AlreadyExists):
-            objects.replace_record(
+            replace_record(
                 clients,
                 bucket,
                 sweep,
@@ -213,7 +177,7 @@ def test_records_are_replaced_only_when_unchanged(
                 record_of(sweep, 1, state="cancelled"),
                 generation=old,
             )
-    record = objects.list_records(clients, bucket, sweep)[f"{sweep}-0001"]
+    record = list_records(clients, bucket, sweep)[f"{sweep}-0001"]
     assert record.state == "finished"
     assert record.generation == second != first
 
@@ -222,7 +186,7 @@ def test_records_come_with_the_listing(clients: Clients, bucket: str, sweep: str
     """From the metadata where they fit, from the object where not; broken ones not at all."""
     big = {"noise": "ü" * 9000}
     for number, more in ((1, {}), (2, {"versions": big})):
-        objects.replace_record(
+        replace_record(
             clients,
             bucket,
             sweep,
@@ -235,7 +199,7 @@ def test_records_come_with_the_listing(clients: Clients, bucket: str, sweep: str
     liar = json.dumps(record_of(sweep, 1)).encode()
     put(clients, bucket, f"{sweep}/records/{sweep}-0005.json", liar)
 
-    found = objects.list_records(clients, bucket, sweep)
+    found = list_records(clients, bucket, sweep)
 
     assert sorted(found) == [f"{sweep}-0001", f"{sweep}-0002"]
     assert found[f"{sweep}-0002"].versions == big
@@ -254,7 +218,7 @@ def test_a_thousand_records_cost_one_call(answers: Answers) -> None:
     ]
     answers.say((200, {"items": items}))
 
-    found = objects.list_records(answers.clients, "data", "quick")
+    found = list_records(answers.clients, "data", "quick")
 
     assert len(found) == 1000
     assert found["quick-0007"].generation == 7
@@ -271,7 +235,7 @@ def test_a_log_is_its_segments_joined(clients: Clients, bucket: str, sweep: str)
     whole = b"".join(pieces)
 
     for offset in range(len(whole) + 2):
-        found, after = objects.read_log(clients, bucket, sweep, experiment, offset=offset)
+        found, after = read_log(clients, bucket, sweep, experiment, offset=offset)
         assert found == whole[offset:]
         assert after == max(offset, len(whole))
 
@@ -283,7 +247,7 @@ def test_a_log_far_longer_than_the_look_back(clients: Clients, bucket: str, swee
     whole = b"".join(pieces)
 
     for offset in (69_999, 70_000, 140_000, 269_999, 270_000, 270_009, 270_010):
-        found, after = objects.read_log(clients, bucket, sweep, experiment, offset=offset)
+        found, after = read_log(clients, bucket, sweep, experiment, offset=offset)
         assert (found, after) == (whole[offset:], len(whole))
 
 
@@ -292,10 +256,10 @@ def test_the_latest_attempt_is_read(clients: Clients, bucket: str, sweep: str) -
     for attempt in (2, 9, 10):
         experiment = put_log(clients, bucket, sweep, [b"attempt %d\n" % attempt], attempt)
 
-    assert objects.read_log(clients, bucket, sweep, experiment)[0] == b"attempt 10\n"
-    assert objects.read_log(clients, bucket, sweep, experiment, attempt=2)[0] == b"attempt 2\n"
-    assert objects.read_log(clients, bucket, sweep, experiment, attempt=3) == (b"", 0)
-    assert objects.read_log(clients, bucket, sweep, f"{sweep}-0002", offset=5) == (b"", 5)
+    assert read_log(clients, bucket, sweep, experiment)[0] == b"attempt 10\n"
+    assert read_log(clients, bucket, sweep, experiment, attempt=2)[0] == b"attempt 2\n"
+    assert read_log(clients, bucket, sweep, experiment, attempt=3) == (b"", 0)
+    assert read_log(clients, bucket, sweep, f"{sweep}-0002", offset=5) == (b"", 5)
 
 
 def test_the_tail_of_a_log(clients: Clients, bucket: str, sweep: str) -> None:
@@ -306,9 +270,9 @@ def test_the_tail_of_a_log(clients: Clients, bucket: str, sweep: str) -> None:
     lines = whole.splitlines(keepends=True)
 
     for wanted in range(9):
-        found = objects.tail_log(clients, bucket, sweep, experiment, lines=wanted)
+        found = tail_log(clients, bucket, sweep, experiment, lines=wanted)
         assert found == (b"".join(lines[-wanted:] if wanted else []), len(whole))
-    assert objects.tail_log(clients, bucket, sweep, "none-0001", lines=3) == (b"", 0)
+    assert tail_log(clients, bucket, sweep, "none-0001", lines=3) == (b"", 0)
 
 
 def test_a_tail_reads_only_what_it_needs(answers: Answers) -> None:
@@ -319,143 +283,7 @@ def test_a_tail_reads_only_what_it_needs(answers: Answers) -> None:
     ]
     answers.say((200, {"items": items}), (200, "last\nlines\n"))
 
-    found, length = objects.tail_log(
-        answers.clients, "data", "quick", "quick-0001", lines=1, attempt=1
-    )
+    found, length = tail_log(answers.clients, "data", "quick", "quick-0001", lines=1, attempt=1)
 
     assert (found, length) == (b"lines\n", 100_000)
     assert len(answers.requests) == 2
-
-
-# ------------------------------------------------------------------------------- files
-
-
-def test_listing_by_folder(clients: Clients, bucket: str, sweep: str) -> None:
-    """With a delimiter one level, without all; with sizes and times."""
-    for name in ("a.txt", "sub/b.txt", "sub/c.txt"):
-        put(clients, bucket, f"{sweep}/{name}", name.encode())
-
-    flat = objects.list_objects(clients, bucket, f"{sweep}/")
-    level = objects.list_objects(clients, bucket, f"{sweep}/", delimiter="/")
-
-    assert [entry.name for entry in flat] == [
-        f"{sweep}/a.txt",
-        f"{sweep}/sub/b.txt",
-        f"{sweep}/sub/c.txt",
-    ]
-    assert [(entry.name, entry.is_folder) for entry in level] == [
-        (f"{sweep}/a.txt", False),
-        (f"{sweep}/sub/", True),
-    ]
-    assert (flat[1].size, flat[1].updated is not None) == (9, True)
-    assert objects.list_objects(clients, bucket, f"{sweep}/none") == ()
-
-
-def test_pulling_a_folder(clients: Clients, bucket: str, sweep: str, tmp_path: Path) -> None:
-    """Its files arrive whole, and not those of a folder whose name goes on."""
-    content = {f"sub/{number}.bin": os.urandom(1000 * number) for number in range(20)}
-    for name, data in content.items():
-        put(clients, bucket, f"{sweep}/{name}", data)
-    put(clients, bucket, f"{sweep}x/other", b"")
-    told: list[tuple[Entry, Path]] = []
-
-    paths = objects.pull(
-        clients, bucket, sweep, tmp_path, on_file=lambda entry, path: told.append((entry, path))
-    )
-
-    assert sorted(paths) == sorted(tmp_path / name for name in content)
-    assert {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in paths} == content
-    assert sorted(path for _, path in told) == sorted(paths)
-    assert {p for p in tmp_path.rglob("*") if p.is_file()} == set(paths)
-
-
-def test_pulling_again_only_repairs(
-    clients: Clients, bucket: str, sweep: str, tmp_path: Path
-) -> None:
-    """A file with the same content stays untouched, another one is replaced."""
-    for name in ("same", "changed"):
-        put(clients, bucket, f"{sweep}/{name}", name.encode())
-    same, changed = sorted(objects.pull(clients, bucket, sweep, tmp_path), reverse=True)
-    os.utime(same, (1, 1))
-    changed.write_bytes(b"CHANGED")
-
-    objects.pull(clients, bucket, f"{sweep}/", tmp_path)
-
-    assert same.stat().st_mtime == 1
-    assert changed.read_bytes() == b"changed"
-
-
-def test_pulling_one_object(clients: Clients, bucket: str, sweep: str, tmp_path: Path) -> None:
-    """Its last name is the file's; nothing there is an error."""
-    put(clients, bucket, f"{sweep}/a/model.zip", b"model")
-
-    assert objects.pull(clients, bucket, f"{sweep}/a/model.zip", tmp_path) == (
-        tmp_path / "model.zip",
-    )
-    with pytest.raises(NotFound, match="nothing is under"):
-        objects.pull(clients, bucket, f"{sweep}/b", tmp_path)
-
-
-def test_a_folder_that_cannot_be_written(
-    clients: Clients, bucket: str, sweep: str, tmp_path: Path
-) -> None:
-    """One line that names the file."""
-    put(clients, bucket, f"{sweep}/a/b", b"")
-    (tmp_path / "a").write_text("a file where a folder must be")
-
-    with pytest.raises(InvalidRequest, match="can't be written"):
-        objects.pull(clients, bucket, sweep, tmp_path)
-
-
-def test_a_damaged_download_is_no_file(answers: Answers, tmp_path: Path) -> None:
-    """When the checksum doesn't fit, nothing is left, not even a part."""
-    listing = {"items": [{"name": "quick/a", "size": "5", "md5Hash": "x"}]}
-    answers.say((200, listing), answers.error(503, "backendError"))
-
-    with pytest.raises(Exception, match="quick/a"):
-        objects.pull(answers.clients, "data", "quick", tmp_path)
-
-    assert list(tmp_path.iterdir()) == []
-
-
-NAMES = st.lists(
-    st.lists(
-        st.one_of(
-            st.sampled_from(["..", ".", "", "a", "a~", "b", "\\", "C:", "/"]), st.text("a.:\0")
-        ),
-        min_size=1,
-        max_size=4,
-    ).map("/".join),
-    min_size=1,
-    max_size=8,
-    unique=True,
-)
-
-
-@given(names=NAMES)
-@hypothesis_settings(max_examples=300)
-def test_no_name_leaves_the_folder(names: list[str]) -> None:
-    """Whatever the objects are called: below the folder, all different, none in another's way."""
-    folder = Path("/pulled")
-    paths = objects._paths_below(folder, names)
-
-    assert len(set(paths)) == len(names)
-    for path in paths:
-        assert Path(os.path.normpath(path)) == path
-        assert path.is_relative_to(folder)
-        assert path != folder
-        assert not set(path.parents) & set(paths)
-
-
-def test_deleting_a_sweeps_objects(clients: Clients, bucket: str, sweep: str) -> None:
-    """All of its own, none of a sweep whose name goes on; never the whole bucket."""
-    for number in range(30):
-        put(clients, bucket, f"{sweep}/{number}", b"")
-    put(clients, bucket, f"{sweep}0/keep", b"")
-
-    assert objects.delete_prefix(clients, bucket, sweep) == 30
-    assert objects.delete_prefix(clients, bucket, f"{sweep}/") == 0
-    assert len(objects.list_objects(clients, bucket, f"{sweep}0/")) == 1
-    for prefix in ("", "/"):
-        with pytest.raises(InvalidRequest, match="prefix"):
-            objects.delete_prefix(clients, bucket, prefix)

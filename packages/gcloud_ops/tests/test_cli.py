@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import gcloud_ops
-from gcloud_ops import bucket, cli, errors, groups, instances, output, sweeps
+from gcloud_ops import bucket, cli, errors, groups, instances, objects, output, sweeps
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Dispatch, Experiment, Manifest, timestamp
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, NotFound
@@ -418,7 +418,7 @@ def test_logs(ops: Run, named: str, clients: Clients) -> None:
 
 def test_bucket(ops: Run, clients: Clients, tmp_path: Path) -> None:
     """List a level, a folder, an object; pull by path or gs:// address."""
-    bucket.ensure_bucket(clients, clients.settings.bucket_name)
+    objects.ensure_bucket(clients, clients.settings.bucket_name)
     put(clients, "things/a/one.txt", b"1")
     put(clients, "things/b.txt", b"22")
 

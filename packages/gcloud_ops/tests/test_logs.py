@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gcloud_ops import bucket, groups, logs, ssh, templates
+from gcloud_ops import bucket, groups, logs, objects, ssh, templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Dispatch, Experiment, Manifest, timestamp
 from gcloud_ops.errors import NotFound
@@ -39,7 +39,7 @@ class Bucket:
         self.clients, self.sweep = clients, sweep
         self.name = clients.settings.bucket_name
         self.generations: dict[str, int] = {}
-        bucket.ensure_bucket(clients, self.name)
+        objects.ensure_bucket(clients, self.name)
         manifest = Manifest(
             sweep=sweep,
             created=datetime.now(UTC),

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from gcloud_ops import bucket as objects
 from gcloud_ops import groups, templates
+from gcloud_ops.bucket import list_records, replace_record
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import timestamp
 from gcloud_ops.settings import Settings
@@ -161,7 +161,7 @@ def write_record(clients: Clients, sweep: str, number: int, **members: object) -
     """Write an experiment's record as its runner would; returns the experiment's id."""
     bucket = clients.settings.bucket_name
     name = f"{sweep}-{number:04d}"
-    found = objects.list_records(clients, bucket, sweep).get(name)
+    found = list_records(clients, bucket, sweep).get(name)
     instance = next(
         (it.id for it in groups.list_members(clients, sweep) or () if it.name == name), ""
     )
@@ -179,7 +179,7 @@ def write_record(clients: Clients, sweep: str, number: int, **members: object) -
         **members,
     }
     generation = found.generation if found else 0
-    objects.replace_record(clients, bucket, sweep, name, content, generation=generation)
+    replace_record(clients, bucket, sweep, name, content, generation=generation)
     return name
 
 

@@ -10,8 +10,8 @@
         print(dict(snapshot.counts))
 
 Names are loaded at their first use: importing this package imports no Google module, no asyncssh.
-The modules are public too: `templates`, `groups`, `instances` (Compute Engine), `bucket`,
-`containers`, `logs`, `ssh`.
+The modules are public too: `templates`, `groups`, `instances` (Compute Engine),
+`objects` (Cloud Storage), `bucket`, `containers`, `logs`, `ssh`.
 """
 
 from importlib import import_module

@@ -556,7 +556,7 @@ def _tell_end(session: Session, seen: "Snapshot", pull: Path | None) -> int:
     session.emit_snapshot(seen, output.report(seen))
     sys.stdout.flush()
     if pull is not None:
-        from gcloud_ops.bucket import pull as pull_objects
+        from gcloud_ops.objects import pull as pull_objects
 
         folder = pull / seen.name
         files = pull_objects(session.clients, seen.bucket, f"{seen.name}/", folder)
@@ -652,7 +652,7 @@ def bucket_ls(path: str = "", /, *, session: _Session) -> None:
     Args:
         path: A folder, such as quick/ or gs://BUCKET/quick; none lists the sweeps.
     """
-    from gcloud_ops import bucket as objects
+    from gcloud_ops import objects
     from gcloud_ops.errors import NotFound
     from gcloud_ops.output import ENTRIES
 
@@ -675,7 +675,7 @@ def bucket_pull(path: str, folder: Path | None = None, /, *, session: _Session) 
         path: What, such as quick/quick-0001/output or gs://BUCKET/quick.
         folder: Where to; else a folder here with the last name of PATH.
     """
-    from gcloud_ops import bucket as objects
+    from gcloud_ops import objects
     from gcloud_ops.errors import InvalidRequest
     from gcloud_ops.output import as_json, dump, say
 

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
-from gcloud_ops import bucket as objects
 from gcloud_ops import instances, ssh
+from gcloud_ops.bucket import read_log, tail_log
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import CONTAINER
 from gcloud_ops.dispatch import AT_ONCE, raise_open_files_limit
@@ -57,8 +57,8 @@ def read(
         NotFound: No such bucket. A log that isn't there yet is empty.
     """
     if tail is None:
-        return objects.read_log(clients, bucket, sweep, experiment, attempt=attempt)[0]
-    return objects.tail_log(clients, bucket, sweep, experiment, lines=tail, attempt=attempt)[0]
+        return read_log(clients, bucket, sweep, experiment, attempt=attempt)[0]
+    return tail_log(clients, bucket, sweep, experiment, lines=tail, attempt=attempt)[0]
 
 
 def select(seen: Snapshot, wanted: Iterable[str]) -> tuple[str, ...]:
@@ -233,7 +233,7 @@ class _Following:
 
     async def _begin_with_tail(self, log: "_Log", lines: int) -> None:
         data, log.offset = await asyncio.to_thread(
-            objects.tail_log,
+            tail_log,
             self._clients,
             self._looking.bucket,
             self._looking.manifest.sweep,
@@ -249,7 +249,7 @@ class _Following:
             return False
         try:
             data, offset = await asyncio.to_thread(
-                objects.read_log,
+                read_log,
                 self._clients,
                 self._looking.bucket,
                 self._looking.manifest.sweep,

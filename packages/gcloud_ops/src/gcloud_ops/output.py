@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gcloud_ops import errors
-from gcloud_ops.bucket import Entry
 from gcloud_ops.contract import SCHEMA, Progress, timestamp
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest
 from gcloud_ops.instances import SWEEP_LABEL
@@ -27,6 +26,7 @@ from gcloud_ops.model import (
     Snapshot,
     SweepSummary,
 )
+from gcloud_ops.objects import Entry
 from gcloud_ops.sweeps import is_over, places
 from gcloud_ops.templates import Template
 from gcloud_ops.text import clean, one_line

@@ -23,8 +23,14 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
-from gcloud_ops import bucket as objects
-from gcloud_ops import groups, instances, ssh, templates
+from gcloud_ops import groups, instances, objects, ssh, templates
+from gcloud_ops.bucket import (
+    create_manifest,
+    list_manifests,
+    list_records,
+    read_manifest,
+    replace_record,
+)
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import SCHEMA, Dispatch, Manifest, Record, timestamp
 from gcloud_ops.dispatch import (
@@ -226,7 +232,7 @@ def plan(sweep: Sweep, clients: Clients) -> LaunchPlan:
 def free_name(name: str, clients: Clients, *, bucket: str | None = None) -> str:
     """The name itself, or `<name>-2`, `<name>-3`...: the first that no sweep in the bucket has."""
     bucket = bucket or clients.settings.bucket_name
-    taken = {found.name for found in objects.list_manifests(clients, bucket)}
+    taken = {found.name for found in list_manifests(clients, bucket)}
     candidates = (name, *(f"{name}-{number}" for number in range(2, len(taken) + 3)))
     return next(candidate for candidate in candidates if candidate not in taken)
 
@@ -261,7 +267,7 @@ def launch(
         location = clients.settings.bucket_location
         if objects.ensure_bucket(clients, planned.bucket, location=location):
             yield BucketMade(bucket=planned.bucket, location=location)
-    objects.create_manifest(clients, planned.bucket, _manifest(planned))
+    create_manifest(clients, planned.bucket, _manifest(planned))
     try:
         groups.create_group(
             clients,
@@ -387,7 +393,7 @@ def _manifest(planned: LaunchPlan) -> Manifest:
 
 def _manifest_exists(clients: Clients, bucket: str, name: str) -> bool:
     try:
-        objects.read_manifest(clients, bucket, name)
+        read_manifest(clients, bucket, name)
     except NotFound:
         return False
     except InvalidRequest:  # one that another version wrote is there all the same
@@ -413,13 +419,13 @@ class SweepWatch:
     def __init__(self, name: str, clients: Clients, *, bucket: str | None = None) -> None:
         self._clients = clients
         self.bucket = bucket or clients.settings.bucket_name
-        self.manifest = objects.read_manifest(clients, self.bucket, name)
+        self.manifest = read_manifest(clients, self.bucket, name)
 
     def refresh(self) -> Snapshot:
         """Two API calls (one more for every further 1,000 experiments): members, records."""
         # Members before records: who is gone from the group has written its last record.
         members = groups.list_members(self._clients, self.manifest.sweep, zone=self.manifest.zone)
-        records = objects.list_records(self._clients, self.bucket, self.manifest.sweep)
+        records = list_records(self._clients, self.bucket, self.manifest.sweep)
         return snapshot(self.manifest, self.bucket, members, records, now=datetime.now(UTC))
 
 
@@ -530,7 +536,7 @@ def list_sweeps(clients: Clients, *, bucket: str | None = None) -> tuple[SweepSu
             experiments=found.experiments,
             group=by_name.get(found.name),
         )
-        for found in objects.list_manifests(clients, bucket)
+        for found in list_manifests(clients, bucket)
     )
 
 
@@ -603,12 +609,12 @@ def _mark_cancelled(looking: SweepWatch, clients: Clients, row: Observation) -> 
     }
     generation = row.record.generation if row.record else 0
     try:
-        objects.replace_record(
+        replace_record(
             clients, looking.bucket, looking.manifest.sweep, row.id, content, generation=generation
         )
     except AlreadyExists:
         # Its runner (or another cancel) had the last word after our listing; look again, once.
-        fresh = objects.list_records(clients, looking.bucket, looking.manifest.sweep).get(row.id)
+        fresh = list_records(clients, looking.bucket, looking.manifest.sweep).get(row.id)
         if fresh is not None and not fresh.is_final:
             _mark_cancelled(looking, clients, replace(row, record=fresh))
 
