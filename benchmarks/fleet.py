@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.clouds import BIN, InertCloud, clean_environment
 
 from benchmarks.figures import Figure, show
-from gcloud_ops import instances, ssh, sweeps, templates
+from gcloud_ops import instances, launching, ssh, sweeps, templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.model import Sweep
 
@@ -52,11 +52,11 @@ def _measure(cloud: InertCloud) -> list[Figure]:
     sweep = Sweep.of_commands("fleet", [f"train {number}" for number in range(VMS)])
 
     begin = time.perf_counter()
-    planned = sweeps.plan(sweep, clients)
-    events = list(sweeps.launch(planned, clients))
+    planned = launching.plan(sweep, clients)
+    events = list(launching.launch(planned, clients))
     launched = time.perf_counter() - begin
     end = events[-1]
-    if not (isinstance(end, sweeps.Launched) and end.is_complete):
+    if not (isinstance(end, launching.Launched) and end.is_complete):
         raise SystemExit(f"the launch failed: {events[-3:]}")
 
     timeline = cloud.ask("timeline")["instances"]

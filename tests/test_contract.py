@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.clouds import ROOT
 
-from gcloud_ops import instances, startup, sweeps
+from gcloud_ops import instances, launching, startup
 from gcloud_ops.contract import Dispatch, Experiment, Manifest
 from gcloud_ops.contract import Record as SeenRecord
 from gcloud_ops.errors import InvalidRequest
@@ -128,7 +128,7 @@ def test_metadata_keys_are_those_of_the_page() -> None:
     keys = {
         *startup.template_metadata(container),
         instances.SWEEP_LABEL,
-        sweeps.BUCKET_KEY,
+        launching.BUCKET_KEY,
         "ssh-keys",
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.clouds import ROOT, Command
 
-from gcloud_ops import bucket, objects, sweeps
+from gcloud_ops import bucket, launching, objects, sweeps
 from gcloud_ops.clients import Clients
 from gcloud_ops.model import ExperimentStatus, Snapshot, Sweep
 from gcloud_ops.sweepfile import read_sweep
@@ -52,7 +52,7 @@ def test_metrics_are_in_mlflow(local_clients: Clients, local_cloud: Path) -> Non
     """The run that a record names is in the tracking server, with its tags and metrics."""
     import mlflow
 
-    name = sweeps.free_name("tracked", local_clients)
+    name = launching.free_name("tracked", local_clients)
     seen = _run(Sweep.of_commands(name, [PPO]), local_clients)
     record = seen.rows[0].record
     assert record is not None
@@ -70,7 +70,7 @@ def test_metrics_are_in_mlflow(local_clients: Clients, local_cloud: Path) -> Non
 
 def test_public_python_api(local_clients: Clients) -> None:
     """Plan, launch, watch, read the log: the same route from a script."""
-    name = sweeps.free_name("scripted", local_clients)
+    name = launching.free_name("scripted", local_clients)
     seen = _run(Sweep.of_commands(name, [PPO]), local_clients)
 
     (row,) = seen.rows
@@ -108,7 +108,7 @@ def test_the_seeds_two_commands_through_cloud_manager(
     """The example of the 2021 documentation, word for word but for a shortened run period."""
     commands = [e.command for e in read_sweep(ROOT / "examples" / "seeds.yaml").experiments]
     assert all(c.startswith("python3 DRL_battery.py --environment Eplus-5Zone-") for c in commands)
-    name = sweeps.free_name("sinergym-group", local_clients)
+    name = launching.free_name("sinergym-group", local_clients)
 
     done = command(
         *("cloud-manager", "--local", "--watch"),
@@ -130,8 +130,8 @@ def test_the_seeds_two_commands_through_cloud_manager(
 
 def _run(sweep: Sweep, clients: Clients) -> Snapshot:
     """Launch a sweep and watch it to its end."""
-    events = list(sweeps.launch(sweeps.plan(sweep, clients), clients, patience=120))
+    events = list(launching.launch(launching.plan(sweep, clients), clients, patience=120))
     end = events[-1]
-    assert isinstance(end, sweeps.Launched)
+    assert isinstance(end, launching.Launched)
     assert end.is_complete, events
     return list(sweeps.watch(sweep.name, clients, interval=0.5))[-1]

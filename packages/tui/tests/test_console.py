@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gcloud_ops import groups, sweeps
+from gcloud_ops import groups, launching, sweeps
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import InvalidRequest
 from gcloud_ops.model import ExperimentStatus, Sweep
@@ -37,8 +37,8 @@ HOSTILE = (
 def launch(clients: Clients, name: str, count: int = 2) -> None:
     """Launch a sweep without the console."""
     sweep = Sweep.of_commands(name, ["true"] * count)
-    *_, last = sweeps.launch(sweeps.plan(sweep, clients), clients)
-    assert last == sweeps.Launched(sent=count, failed=0, waiting=0)
+    *_, last = launching.launch(launching.plan(sweep, clients), clients)
+    assert last == launching.Launched(sent=count, failed=0, waiting=0)
 
 
 def sweep_file(folder: Path, name: str, text: str = "") -> Path:
@@ -195,7 +195,7 @@ async def test_read_only_refuses_keys_and_core(settings: Settings, clients: Clie
         lambda: fleet.plan(Path("any.yaml")),
         lambda: fleet.cancel("kept", on_step=print),
         lambda: fleet.delete("kept", on_step=print),
-        lambda: fleet.launch(sweeps.plan(Sweep.of_commands("more", ["true"]), clients)),
+        lambda: fleet.launch(launching.plan(Sweep.of_commands("more", ["true"]), clients)),
     ):
         with pytest.raises(InvalidRequest, match="read-only"):
             change()

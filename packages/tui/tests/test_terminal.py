@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gcloud_ops import sweeps
+from gcloud_ops import launching
 from gcloud_ops.clients import Clients
 from gcloud_ops.model import Sweep
 from gcloud_ops.settings import Settings
@@ -84,7 +84,7 @@ def flags(settings: Settings) -> list[str]:
 def test_hostile_output_reaches_no_terminal(settings: Settings, clients: Clients) -> None:
     """No clipboard, title, link or erase sequence of a container's; the terminal is left clean."""
     sweep = Sweep.of_commands("tty", ["true"])
-    list(sweeps.launch(sweeps.plan(sweep, clients), clients))
+    list(launching.launch(launching.plan(sweep, clients), clients))
     evil = b"\x1b]52;c;aGVsbG8=\x07\x1b]0;evil title\x07\x1b[2J\x9b2J\x1b]8;;http://evil\x1b\\x"
     end = {"code": 1, "signal": None, "kind": "error", "hint": evil.decode("latin-1")}
     write_record(clients, "tty", 1, state="failed", exit=end)

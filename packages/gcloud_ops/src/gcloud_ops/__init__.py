@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         QuotaExceeded,
         Unavailable,
     )
+    from gcloud_ops.launching import LaunchEvent, LaunchPlan, free_name, launch, plan
     from gcloud_ops.local import local_settings
     from gcloud_ops.logs import LogChunk, follow
     from gcloud_ops.model import (
@@ -48,19 +49,7 @@ if TYPE_CHECKING:
     )
     from gcloud_ops.settings import Settings
     from gcloud_ops.sweepfile import read_sweep
-    from gcloud_ops.sweeps import (
-        LaunchEvent,
-        LaunchPlan,
-        cancel,
-        delete,
-        free_name,
-        launch,
-        list_sweeps,
-        places,
-        plan,
-        status,
-        watch,
-    )
+    from gcloud_ops.sweeps import cancel, delete, list_sweeps, places, status, watch
     from gcloud_ops.templates import Template, TemplateSpec, create_template
 
     __version__: str
@@ -131,6 +120,7 @@ _HOMES = {
         "QuotaExceeded",
         "Unavailable",
     ),
+    "launching": ("LaunchEvent", "LaunchPlan", "free_name", "launch", "plan"),
     "local": ("local_settings",),
     "logs": ("LogChunk", "follow"),
     "model": (
@@ -145,15 +135,10 @@ _HOMES = {
     "settings": ("Settings",),
     "sweepfile": ("read_sweep",),
     "sweeps": (
-        "LaunchEvent",
-        "LaunchPlan",
         "cancel",
         "delete",
-        "free_name",
-        "launch",
         "list_sweeps",
         "places",
-        "plan",
         "status",
         "watch",
     ),

@@ -17,10 +17,10 @@ from cyclopts.exceptions import CycloptsError
 
 if TYPE_CHECKING:
     from gcloud_ops.clients import Clients
+    from gcloud_ops.launching import LaunchPlan
     from gcloud_ops.model import Snapshot, Sweep
     from gcloud_ops.output import Columns
     from gcloud_ops.settings import Settings
-    from gcloud_ops.sweeps import LaunchPlan
 
 __all__ = ["main", "run"]
 
@@ -319,7 +319,7 @@ def sweep_launch(
         yes: Don't ask.
         patience: Seconds to wait while nothing moves. [1800]
     """
-    from gcloud_ops import live, output, sweeps
+    from gcloud_ops import launching, live, output
 
     described = _describe(session, file, name, command, new_name=new_name)
     described = replace(
@@ -328,14 +328,14 @@ def sweep_launch(
         zone=session.common.zone or described.zone,
         bucket=session.common.bucket or described.bucket,
     )
-    planned = sweeps.plan(described, session.clients)
+    planned = launching.plan(described, session.clients)
     live.tell_plan(planned)
     _tell_tracking_server(session)
     if session.settings.is_google and sys.stdin.isatty() and sys.stderr.isatty():
         question = f"Launch {planned.instances} instances on Google Cloud?"
         if not output.confirm(question, yes=yes):
             return output.ExitCode.USAGE
-    wait = sweeps.PATIENCE if patience is None else patience
+    wait = launching.PATIENCE if patience is None else patience
     try:
         if watch or pull is not None:
             with live.display(planned.instances) as showing:
@@ -497,7 +497,7 @@ def _describe(
     *,
     new_name: bool,
 ) -> "Sweep":
-    from gcloud_ops import sweeps
+    from gcloud_ops import launching
     from gcloud_ops.errors import InvalidRequest
     from gcloud_ops.model import Sweep
     from gcloud_ops.sweepfile import read_sweep
@@ -515,7 +515,7 @@ def _describe(
     if not new_name:
         return described
     where = session.common.bucket or described.bucket
-    free = sweeps.free_name(described.name, session.clients, bucket=where)
+    free = launching.free_name(described.name, session.clients, bucket=where)
     if free == described.name:
         return described
     renumbered = Sweep.of_commands(free, [e.command for e in described.experiments])

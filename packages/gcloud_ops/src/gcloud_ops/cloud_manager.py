@@ -16,9 +16,9 @@ from cyclopts.exceptions import CycloptsError
 
 if TYPE_CHECKING:
     from gcloud_ops.clients import Clients
+    from gcloud_ops.launching import LaunchPlan
     from gcloud_ops.model import Sweep
     from gcloud_ops.settings import Settings
-    from gcloud_ops.sweeps import LaunchPlan
 
 __all__ = ["main", "run"]
 
@@ -85,7 +85,7 @@ def cloud_manager(
         watch: Stay until the end, and report it.
         endpoint: Another cloud than Google's.
     """
-    from gcloud_ops import live, output, sweeps
+    from gcloud_ops import launching, live, output
     from gcloud_ops.clients import Clients
     from gcloud_ops.errors import InvalidRequest
     from gcloud_ops.model import Sweep
@@ -111,10 +111,10 @@ def cloud_manager(
         with live.display(planned.instances) as showing:
             if watch:
                 seen = live.launch_and_watch(
-                    planned, clients, patience=sweeps.PATIENCE, showing=showing
+                    planned, clients, patience=launching.PATIENCE, showing=showing
                 )
             else:
-                end = live.launch(planned, clients, patience=sweeps.PATIENCE, showing=showing)
+                end = live.launch(planned, clients, patience=launching.PATIENCE, showing=showing)
     except KeyboardInterrupt:
         say(f"{PROGRAM}: interrupted; {name} goes on (`{goes_on} watch {name}`, `... cancel`)")
         return ExitCode.INTERRUPTED
@@ -147,15 +147,15 @@ def _plan(sweep: "Sweep", clients: "Clients") -> "LaunchPlan":
 
     The original's groups left nothing of their name behind, and its default is one fixed name.
     """
-    from gcloud_ops import groups, sweeps
+    from gcloud_ops import groups, launching
     from gcloud_ops.errors import AlreadyExists
     from gcloud_ops.model import Sweep
 
     try:
-        return sweeps.plan(sweep, clients)
+        return launching.plan(sweep, clients)
     except AlreadyExists:
         if groups.get_group(clients, sweep.name) is not None:
             raise
-    name = sweeps.free_name(sweep.name, clients)
+    name = launching.free_name(sweep.name, clients)
     commands = [experiment.command for experiment in sweep.experiments]
-    return sweeps.plan(Sweep.of_commands(name, commands, template=sweep.template), clients)
+    return launching.plan(Sweep.of_commands(name, commands, template=sweep.template), clients)

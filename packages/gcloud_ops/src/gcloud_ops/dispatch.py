@@ -19,12 +19,7 @@ from typing import Self
 from gcloud_ops import ssh
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import CONTAINER
-from gcloud_ops.errors import (
-    ContainerFailed,
-    GcloudOpsError,
-    PermissionDenied,
-    Unavailable,
-)
+from gcloud_ops.errors import ContainerFailed, GcloudOpsError, PermissionDenied, Unavailable
 from gcloud_ops.instances import host_keys
 
 __all__ = ["AT_ONCE", "CommandSent", "DispatchFailed", "Dispatcher", "raise_open_files_limit"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gcloud_ops import sweeps
+from gcloud_ops import launching, sweeps
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import GcloudOpsError, Unavailable
 from gcloud_ops.logs import read
@@ -40,7 +40,7 @@ _FAILURES_SHOWN = 10
 class Display(Protocol):
     """Shows what happens. Called from the launching and from the watching thread."""
 
-    def happened(self, event: sweeps.LaunchEvent) -> None:
+    def happened(self, event: launching.LaunchEvent) -> None:
         """A launch has come a step further."""
 
     def seen(self, snapshot: Snapshot) -> None:
@@ -59,7 +59,7 @@ def display(total: int) -> AbstractContextManager[Display]:
     return _screen(total) if sys.stderr.isatty() else _lines()
 
 
-def tell_plan(planned: sweeps.LaunchPlan) -> None:
+def tell_plan(planned: launching.LaunchPlan) -> None:
     """Say what a launch will make."""
     count = planned.instances
     say(
@@ -71,30 +71,30 @@ def tell_plan(planned: sweeps.LaunchPlan) -> None:
 
 
 def launch(
-    planned: sweeps.LaunchPlan, clients: Clients, *, patience: float, showing: Display
-) -> sweeps.Launched:
+    planned: launching.LaunchPlan, clients: Clients, *, patience: float, showing: Display
+) -> launching.Launched:
     """Launch, showing each step.
 
     Raises:
-        GcloudOpsError: As `sweeps.launch` does.
+        GcloudOpsError: As `launching.launch` does.
     """
-    end = sweeps.Launched(sent=0, failed=0, waiting=planned.instances)
-    for event in sweeps.launch(planned, clients, patience=patience):
+    end = launching.Launched(sent=0, failed=0, waiting=planned.instances)
+    for event in launching.launch(planned, clients, patience=patience):
         showing.happened(event)
-        if isinstance(event, sweeps.Launched):
+        if isinstance(event, launching.Launched):
             end = event
     return end
 
 
 def launch_and_watch(
-    planned: sweeps.LaunchPlan, clients: Clients, *, patience: float, showing: Display
+    planned: launching.LaunchPlan, clients: Clients, *, patience: float, showing: Display
 ) -> Snapshot:
     """Launch, and watch from the first instance to the end.
 
     Both at once, because the first may train for long while the last waits for capacity.
 
     Raises:
-        GcloudOpsError: As `sweeps.launch` does.
+        GcloudOpsError: As `launching.launch` does.
     """
     launching = _Launching(planned, clients, patience=patience, showing=showing)
     launching.wait_until_made()
@@ -158,7 +158,7 @@ class _Launching:
     """A launch on a thread of its own."""
 
     def __init__(
-        self, planned: sweeps.LaunchPlan, clients: Clients, *, patience: float, showing: Display
+        self, planned: launching.LaunchPlan, clients: Clients, *, patience: float, showing: Display
     ) -> None:
         self._planned = planned
         self._clients = clients
@@ -195,12 +195,12 @@ class _Launching:
 
     def _run(self) -> None:
         try:
-            for event in sweeps.launch(self._planned, self._clients, patience=self._patience):
+            for event in launching.launch(self._planned, self._clients, patience=self._patience):
                 self._showing.happened(event)
                 match event:
-                    case sweeps.InstancesRequested():
+                    case launching.InstancesRequested():
                         self._made.set()
-                    case sweeps.Stalled(experiments=left):
+                    case launching.Stalled(experiments=left):
                         self._abandoned = frozenset(left)
                     case _:
                         pass
@@ -226,7 +226,7 @@ class _Lines:
         self._shown: dict[str, str] = {}
         self._in_trouble = False
 
-    def happened(self, event: sweeps.LaunchEvent) -> None:
+    def happened(self, event: launching.LaunchEvent) -> None:
         if sentence := _sentence(event):
             say(sentence)
 
@@ -260,28 +260,28 @@ def row_line(row: Observation) -> str:
     return " ".join(parts)
 
 
-def _sentence(event: sweeps.LaunchEvent) -> str:
+def _sentence(event: launching.LaunchEvent) -> str:
     match event:
-        case sweeps.BucketMade(bucket=bucket, location=location):
+        case launching.BucketMade(bucket=bucket, location=location):
             return f"bucket {bucket} made in {location}"
-        case sweeps.GroupMade(group=group, zone=zone):
+        case launching.GroupMade(group=group, zone=zone):
             return f"instance group {group} made in {zone}"
-        case sweeps.InstancesRequested(count=count):
+        case launching.InstancesRequested(count=count):
             return f"{_instances(count)} requested"
-        case sweeps.InstanceUp(experiment=experiment):
+        case launching.InstanceUp(experiment=experiment):
             return f"{experiment}: instance is up"
-        case sweeps.CommandSent(experiment=experiment):
+        case launching.CommandSent(experiment=experiment):
             return f"{experiment}: command sent"
-        case sweeps.DispatchFailed(experiment=experiment, error=error):
+        case launching.DispatchFailed(experiment=experiment, error=error):
             return f"{experiment}: command not sent: {one_line(str(error))}"
-        case sweeps.Waiting(reasons=reasons):
+        case launching.Waiting(reasons=reasons):
             return _waiting(reasons)
-        case sweeps.Stalled(experiments=left, reasons=reasons, seconds=seconds):
+        case launching.Stalled(experiments=left, reasons=reasons, seconds=seconds):
             return (
                 f"nothing has moved for {seconds:.0f} s: {len(left)} experiments are left without "
                 f"a command; {_waiting(reasons)}"
             )
-        case sweeps.Launched(sent=sent, failed=failed, waiting=waiting):
+        case launching.Launched(sent=sent, failed=failed, waiting=waiting):
             rest = [f"{failed} could not be"] if failed else []
             rest += [f"{waiting} were not"] if waiting else []
             return f"{sent} command{'s' if sent != 1 else ''} sent" + "".join(
@@ -351,16 +351,16 @@ class _Screen:
         self._trouble = ""
         self.remarks: list[str] = []
 
-    def happened(self, event: sweeps.LaunchEvent) -> None:
+    def happened(self, event: launching.LaunchEvent) -> None:
         self._launching = True
         match event:
-            case sweeps.InstanceUp():
+            case launching.InstanceUp():
                 self._up += 1
-            case sweeps.CommandSent():
+            case launching.CommandSent():
                 self._sent += 1
-            case sweeps.DispatchFailed() | sweeps.Stalled():
+            case launching.DispatchFailed() | launching.Stalled():
                 self.remarks.append(_sentence(event))
-            case sweeps.Launched():
+            case launching.Launched():
                 self._launching = False
                 self.remarks.append(_sentence(event))
             case _:

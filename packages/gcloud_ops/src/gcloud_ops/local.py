@@ -20,13 +20,7 @@ from platformdirs import user_data_path
 
 from gcloud_ops import templates
 from gcloud_ops.clients import Clients
-from gcloud_ops.errors import (
-    AlreadyExists,
-    GcloudOpsError,
-    InvalidRequest,
-    NotFound,
-    Unavailable,
-)
+from gcloud_ops.errors import AlreadyExists, GcloudOpsError, InvalidRequest, NotFound, Unavailable
 from gcloud_ops.settings import Settings
 from gcloud_ops.text import one_line
 

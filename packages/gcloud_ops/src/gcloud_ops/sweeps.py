@@ -1,404 +1,47 @@
-"""Sweeps, from plan to deletion: the deep module.
+"""Sweeps that are there: looked at, watched, ended.
 
-    plan    check everything that can be checked, create nothing
-    launch  bucket -> manifest -> group of size 0 -> instances by name -> commands, as events
     status  one frozen `Snapshot`: two API calls, whatever the number of instances
     watch   snapshots until nothing more will happen
     cancel  take the instances away and say so in the records
     delete  and the objects in the bucket too
 
-The cloud is the database: a launcher that is killed loses nothing but its own view. What it had
-done is in the bucket and on Compute Engine, where `status` finds it and `cancel` takes it up.
+The cloud is the database: nothing here remembers anything between two calls but the manifest,
+which never changes. How a sweep comes to be is `launching`'s.
 """
 
-import getpass
-import platform
-import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
 from typing import Any
 
-from gcloud_ops import groups, instances, objects, ssh, templates
-from gcloud_ops.bucket import (
-    create_manifest,
-    list_manifests,
-    list_records,
-    read_manifest,
-    replace_record,
-)
+from gcloud_ops import groups, objects
+from gcloud_ops.bucket import list_manifests, list_records, read_manifest, replace_record
 from gcloud_ops.clients import Clients
-from gcloud_ops.contract import SCHEMA, Dispatch, Manifest, Record, timestamp
-from gcloud_ops.dispatch import (
-    AT_ONCE,
-    CommandSent,
-    Dispatcher,
-    DispatchFailed,
-    raise_open_files_limit,
-)
-from gcloud_ops.errors import (
-    AlreadyExists,
-    GcloudOpsError,
-    InvalidRequest,
-    NotFound,
-    Unavailable,
-)
+from gcloud_ops.contract import SCHEMA, Manifest, Record, timestamp
+from gcloud_ops.errors import AlreadyExists, InvalidRequest, Unavailable
 from gcloud_ops.model import (
     ExperimentStatus,
     Member,
     Observation,
     Snapshot,
-    Sweep,
     SweepSummary,
     status_of,
 )
 
 __all__ = [
-    "BucketMade",
-    "CommandSent",
-    "DispatchFailed",
-    "GroupMade",
-    "InstanceUp",
-    "InstancesRequested",
-    "LaunchEvent",
-    "LaunchPlan",
-    "Launched",
     "Places",
-    "Stalled",
     "SweepWatch",
-    "Waiting",
     "cancel",
     "delete",
-    "free_name",
-    "launch",
     "list_sweeps",
     "places",
-    "plan",
     "status",
     "watch",
 ]
 
-BUCKET_KEY = "sinergym-bucket"
-"""Metadata key with the bucket's name."""
-
-PATIENCE = 1800.0
-"""Seconds for which a launch waits without anything moving, before it gives up waiting."""
-
-_TICK = 1.0  # seconds between two looks at the group
 _JUST_LAUNCHED = timedelta(minutes=2)
-
-
-# ---------------------------------------------------------------------------- launch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchPlan:
-    """What a launch will do; made by `plan`, which has checked that it can."""
-
-    sweep: Sweep
-    project: str
-    zone: str
-    bucket: str
-    bucket_exists: bool
-    template: templates.Template
-
-    @property
-    def instances(self) -> int:
-        """How many VMs it takes."""
-        return len(self.sweep.experiments)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BucketMade:
-    """The bucket wasn't there and is now."""
-
-    bucket: str
-    location: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupMade:
-    """The manifest is written and the group is there, without instances yet."""
-
-    group: str
-    zone: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstancesRequested:
-    """Compute Engine has accepted to create the instances."""
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceUp:
-    """An instance runs; its container is on the way."""
-
-    experiment: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """What the experiments that have no command yet wait for; told when it changes."""
-
-    reasons: Mapping[str, int]
-    """Reason -> how many wait for it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stalled:
-    """Nothing has moved for the launch's patience: it stops waiting; the sweep stays as it is."""
-
-    experiments: tuple[str, ...]
-    reasons: Mapping[str, int]
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launched:
-    """The launch is over: the last event."""
-
-    sent: int
-    failed: int
-    waiting: int
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every experiment has its command."""
-        return not self.failed and not self.waiting
-
-
-type LaunchEvent = (
-    BucketMade
-    | GroupMade
-    | InstancesRequested
-    | InstanceUp
-    | Waiting
-    | CommandSent
-    | DispatchFailed
-    | Stalled
-    | Launched
-)
-
-
-def plan(sweep: Sweep, clients: Clients) -> LaunchPlan:
-    """Check all that a launch needs, and create nothing.
-
-    Raises:
-        InvalidRequest: No project, or the zone is not of a zone's form.
-        NotFound: The template or the zone isn't there.
-        AlreadyExists: A sweep or an instance group of that name is.
-        CredentialsMissing, PermissionDenied, Unavailable: The cloud doesn't let us look.
-    """
-    settings = clients.settings
-    project = settings.require_project()
-    zone = sweep.zone or settings.zone
-    bucket = sweep.bucket or settings.bucket_name
-    if not instances.zone_exists(clients, zone):
-        raise NotFound(
-            f"zone: there is no zone {zone!r} in project {project}",
-            resource=f"zone {zone}",
-            hint="see `gcloud compute zones list`",
-        )
-    template = templates.get_template(clients, sweep.template or settings.template)
-    bucket_exists = objects.bucket_exists(clients, bucket)
-    if bucket_exists and _manifest_exists(clients, bucket, sweep.name):
-        raise AlreadyExists(
-            f"name: there is a sweep {sweep.name!r} in gs://{bucket} already",
-            resource=f"sweep {sweep.name}",
-            hint="choose another name, or remove it with `gcloud-ops sweep delete`",
-        )
-    if groups.get_group(clients, sweep.name, zone=zone) is not None:
-        raise AlreadyExists(
-            f"name: there is an instance group {sweep.name!r} in {zone} already",
-            resource=f"group {sweep.name}",
-            hint="choose another name",
-        )
-    return LaunchPlan(
-        sweep=sweep,
-        project=project,
-        zone=zone,
-        bucket=bucket,
-        bucket_exists=bucket_exists,
-        template=template,
-    )
-
-
-def free_name(name: str, clients: Clients, *, bucket: str | None = None) -> str:
-    """The name itself, or `<name>-2`, `<name>-3`...: the first that no sweep in the bucket has."""
-    bucket = bucket or clients.settings.bucket_name
-    taken = {found.name for found in list_manifests(clients, bucket)}
-    candidates = (name, *(f"{name}-{number}" for number in range(2, len(taken) + 3)))
-    return next(candidate for candidate in candidates if candidate not in taken)
-
-
-def launch(
-    planned: LaunchPlan,
-    clients: Clients,
-    *,
-    patience: float = PATIENCE,
-    at_once: int = AT_ONCE,
-) -> Iterator[LaunchEvent]:
-    """Do what the plan says, telling each step; ends with `Launched`.
-
-    It goes on for as long as something moves. An instance that Compute Engine can't create now
-    (a stock-out) is waited for; so is a container that is slow to start. After `patience` seconds
-    in which nothing moved it gives up waiting, with the reason; the sweep stays as it is.
-    Close the generator, or kill the process, at any moment: `status` and `cancel` take over.
-
-    Args:
-        planned: From `plan`.
-        clients: The cloud.
-        patience: Seconds without any movement, and seconds that a running instance has to
-            take its command.
-        at_once: SSH handshakes and commands under way at once, at most.
-
-    Raises:
-        AlreadyExists: Somebody has launched a sweep of that name since it was planned.
-        GcloudOpsError: The group or its instances can't be made; what was made is removed again.
-    """
-    sweep = planned.sweep
-    if not planned.bucket_exists:
-        location = clients.settings.bucket_location
-        if objects.ensure_bucket(clients, planned.bucket, location=location):
-            yield BucketMade(bucket=planned.bucket, location=location)
-    create_manifest(clients, planned.bucket, _manifest(planned))
-    try:
-        groups.create_group(
-            clients,
-            sweep.name,
-            planned.template.name,
-            zone=planned.zone,
-            metadata={
-                instances.SWEEP_LABEL: sweep.name,
-                BUCKET_KEY: planned.bucket,
-                "ssh-keys": ssh.public_key_line(clients.settings),
-            },
-            labels={instances.SWEEP_LABEL: sweep.name},
-        )
-        yield GroupMade(group=sweep.name, zone=planned.zone)
-        groups.create_instances(
-            clients, sweep.name, [e.id for e in sweep.experiments], zone=planned.zone
-        )
-    except GcloudOpsError:
-        # Nothing has run, so nothing is lost: leave no half-made sweep behind.
-        groups.delete_group(clients, sweep.name, zone=planned.zone)
-        objects.delete_prefix(clients, planned.bucket, f"{sweep.name}/")
-        raise
-    yield InstancesRequested(count=planned.instances)
-    if sweep.dispatch is Dispatch.BOOT:
-        yield Launched(sent=planned.instances, failed=0, waiting=0)
-        return
-    yield from _dispatch(planned, clients, patience=patience, at_once=at_once)
-
-
-def _dispatch(
-    planned: LaunchPlan, clients: Clients, *, patience: float, at_once: int
-) -> Iterator[LaunchEvent]:
-    """Give each experiment its command as its instance comes up."""
-    raise_open_files_limit(planned.instances + 256)
-    waiting = {e.id: e.command for e in planned.sweep.experiments}
-    under_way: set[str] = set()
-    sent = failed = 0
-    told: Mapping[str, int] = {}
-    last_movement = time.monotonic()
-    with Dispatcher(clients, patience=patience, at_once=at_once) as dispatcher:
-        while waiting:
-            members = {
-                member.name: member
-                for member in groups.list_members(clients, planned.sweep.name, zone=planned.zone)
-                or ()
-            }
-            fresh = [
-                name
-                for name in waiting
-                if name not in under_way and name in members and members[name].is_up
-            ]
-            addresses = _addresses(planned, clients) if fresh else {}
-            for name in fresh:
-                if address := addresses.get(name):
-                    dispatcher.send(name, waiting[name], address=address, zone=planned.zone)
-                    under_way.add(name)
-                    last_movement = time.monotonic()
-                    yield InstanceUp(experiment=name)
-            for result in _results(dispatcher, within=_TICK):
-                waiting.pop(result.experiment)
-                last_movement = time.monotonic()
-                sent += isinstance(result, CommandSent)
-                failed += isinstance(result, DispatchFailed)
-                yield result
-            reasons = _reasons(waiting, under_way, members)
-            if reasons != told:
-                told = reasons
-                yield Waiting(reasons=reasons)
-            stalled_for = time.monotonic() - last_movement
-            if waiting and (stalled_for > patience or not members):
-                yield Stalled(experiments=tuple(waiting), reasons=reasons, seconds=stalled_for)
-                break
-    yield Launched(sent=sent, failed=failed, waiting=len(waiting))
-
-
-def _results(dispatcher: Dispatcher, *, within: float) -> Iterator[CommandSent | DispatchFailed]:
-    """What the dispatcher has to tell within so many seconds."""
-    end = time.monotonic() + within
-    while (left := end - time.monotonic()) > 0:
-        try:
-            yield dispatcher.results.get(timeout=left)
-        except queue.Empty:
-            return
-
-
-def _reasons(
-    waiting: Mapping[str, str], under_way: set[str], members: Mapping[str, Member]
-) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in waiting:
-        member = members.get(name)
-        if name in under_way:
-            reason = "its container to be ready"
-        elif member is None:
-            reason = "the group to take it up"
-        else:
-            reason = member.error_code or "its instance to run"
-        counts[reason] = counts.get(reason, 0) + 1
-    return counts
-
-
-def _addresses(planned: LaunchPlan, clients: Clients) -> dict[str, str]:
-    found = instances.list_instances(clients, group=planned.sweep.name, zone=planned.zone)
-    return {instance.name: instance.address for instance in found}
-
-
-def _manifest(planned: LaunchPlan) -> Manifest:
-    return Manifest(
-        sweep=planned.sweep.name,
-        created=datetime.now(UTC),
-        project=planned.project,
-        zone=planned.zone,
-        template=planned.template.name,
-        dispatch=planned.sweep.dispatch,
-        launcher={
-            "user": getpass.getuser(),
-            "host": platform.node(),
-            "version": version("gcloud-ops"),
-        },
-        experiments=planned.sweep.experiments,
-    )
-
-
-def _manifest_exists(clients: Clients, bucket: str, name: str) -> bool:
-    try:
-        read_manifest(clients, bucket, name)
-    except NotFound:
-        return False
-    except InvalidRequest:  # one that another version wrote is there all the same
-        return True
-    return True
 
 
 # ------------------------------------------------------------------------------ look

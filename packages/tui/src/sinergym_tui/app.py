@@ -31,7 +31,7 @@ from sinergym_tui.screens.text import TextScreen, help_text
 from sinergym_tui.widgets.live_table import LiveTable
 
 if TYPE_CHECKING:
-    from gcloud_ops.sweeps import LaunchPlan
+    from gcloud_ops.launching import LaunchPlan
 
 __all__ = ["Console"]
 

@@ -25,9 +25,10 @@ from sinergym_tui.rows import SweepState
 
 if TYPE_CHECKING:
     from gcloud_ops.clients import Clients
+    from gcloud_ops.launching import LaunchEvent, LaunchPlan
     from gcloud_ops.logs import LogChunk
     from gcloud_ops.settings import Settings
-    from gcloud_ops.sweeps import LaunchEvent, LaunchPlan, SweepWatch
+    from gcloud_ops.sweeps import SweepWatch
 
 __all__ = ["Fleet", "FleetView", "describe", "explain"]
 
@@ -202,18 +203,18 @@ class Fleet:
         Raises:
             GcloudOpsError: The file isn't right, or the cloud has an objection.
         """
-        from gcloud_ops import sweeps
+        from gcloud_ops import launching
         from gcloud_ops.sweepfile import read_sweep
 
         self._refuse_if_read_only("launch a sweep")
-        return sweeps.plan(read_sweep(file.expanduser(), name=name), self._clients)
+        return launching.plan(read_sweep(file.expanduser(), name=name), self._clients)
 
     def launch(self, planned: "LaunchPlan") -> "Iterator[LaunchEvent]":
         """Do what the plan says; see `gcloud_ops.sweeps.launch`."""
-        from gcloud_ops import sweeps
+        from gcloud_ops import launching
 
         self._refuse_if_read_only("launch a sweep")
-        return sweeps.launch(planned, self._clients)
+        return launching.launch(planned, self._clients)
 
     def cancel(self, name: str, *, on_step: Callable[[str], None]) -> Snapshot:
         """Take away the sweep's instances; see `gcloud_ops.sweeps.cancel`."""
@@ -273,29 +274,29 @@ def explain(error: Exception) -> str:
 
 def describe(event: "LaunchEvent") -> str:
     """A launch's event as the end of a sentence that begins with the sweep's name."""
-    from gcloud_ops import sweeps
+    from gcloud_ops import launching
 
     match event:
-        case sweeps.BucketMade():
+        case launching.BucketMade():
             text = f"bucket {event.bucket} is made ({event.location})"
-        case sweeps.GroupMade():
+        case launching.GroupMade():
             text = f"the instance group is there, in {event.zone}"
-        case sweeps.InstancesRequested():
+        case launching.InstancesRequested():
             text = f"{event.count} instances are asked for"
-        case sweeps.InstanceUp():
+        case launching.InstanceUp():
             text = f"{event.experiment} is up"
-        case sweeps.Waiting():
+        case launching.Waiting():
             text = "waiting for " + "; ".join(
                 f"{reason} ({count})" for reason, count in event.reasons.items()
             )
             text = text if event.reasons else "nothing is waited for any more"
-        case sweeps.CommandSent():
+        case launching.CommandSent():
             text = f"{event.experiment} has its command"
-        case sweeps.DispatchFailed():
+        case launching.DispatchFailed():
             text = f"{event.experiment} got no command: {event.error}"
-        case sweeps.Stalled():
+        case launching.Stalled():
             text = f"nothing has moved for {event.seconds:.0f} s, so the launch stops waiting"
-        case sweeps.Launched():
+        case launching.Launched():
             text = f"launched: {event.sent} have their command"
             text += f", {event.failed} failed" if event.failed else ""
             text += f", {event.waiting} still wait" if event.waiting else ""

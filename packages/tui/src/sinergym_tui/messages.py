@@ -13,7 +13,7 @@ from sinergym_tui.fleet import Fleet, FleetView
 from sinergym_tui.loglines import LogFeed
 
 if TYPE_CHECKING:
-    from gcloud_ops.sweeps import LaunchPlan
+    from gcloud_ops.launching import LaunchPlan
 
 __all__ = [
     "ConnectAdvanced",

@@ -12,7 +12,7 @@ from sinergym_tui.fleet import Fleet, describe, explain
 from sinergym_tui.loglines import LineCutter, LogFeed
 
 if TYPE_CHECKING:
-    from gcloud_ops.sweeps import LaunchPlan
+    from gcloud_ops.launching import LaunchPlan
 
 __all__ = [
     "Connect",

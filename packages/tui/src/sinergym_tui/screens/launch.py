@@ -16,7 +16,7 @@ from gcloud_ops.text import one_line
 from sinergym_tui.messages import PlanRequested
 
 if TYPE_CHECKING:
-    from gcloud_ops.sweeps import LaunchPlan
+    from gcloud_ops.launching import LaunchPlan
 
 __all__ = ["LaunchScreen"]
 
