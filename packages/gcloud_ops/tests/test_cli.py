@@ -20,12 +20,13 @@ from typing import Any
 import pytest
 
 import gcloud_ops
-from gcloud_ops import bucket, cli, errors, groups, instances, objects, output, sweeps
+from gcloud_ops import bucket, cli, errors, groups, instances, objects, sweeps
+from gcloud_ops.cli import output
+from gcloud_ops.cli.output import ExitCode
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Dispatch, Experiment, Manifest, timestamp
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, NotFound
 from gcloud_ops.model import ExperimentStatus, Member, Observation, Snapshot
-from gcloud_ops.output import ExitCode
 from gcloud_ops.settings import Settings
 
 BIN = Path(sys.executable).parent

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from gcloud_ops import bucket, cloud_manager, groups, sweeps, templates
+from gcloud_ops.cli.output import ExitCode
 from gcloud_ops.clients import Clients
-from gcloud_ops.output import ExitCode
 from gcloud_ops.settings import Settings
 
 # Dashes, quotes and the options of a command stay the command's.

@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        from gcloud_ops.output import ExitCode, say
+        from gcloud_ops.cli.output import ExitCode, say
         from gcloud_ops.text import one_line
 
         say(f"{PROGRAM}: {one_line(str(error))} (see `{PROGRAM} --help`)")
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
         command(*bound.args, **bound.kwargs)
         return 0
 
-    from gcloud_ops.output import under_guard
+    from gcloud_ops.cli.output import under_guard
 
     return under_guard(PROGRAM, lambda: cloud_manager(*bound.args, **bound.kwargs))
 
@@ -85,11 +85,12 @@ def cloud_manager(
         watch: Stay until the end, and report it.
         endpoint: Another cloud than Google's.
     """
-    from gcloud_ops import launching, live, output
+    from gcloud_ops import launching
+    from gcloud_ops.cli import live, output
+    from gcloud_ops.cli.output import ExitCode, say
     from gcloud_ops.clients import Clients
     from gcloud_ops.errors import InvalidRequest
     from gcloud_ops.model import Sweep
-    from gcloud_ops.output import ExitCode, say
 
     if not experiment_commands:
         raise InvalidRequest(

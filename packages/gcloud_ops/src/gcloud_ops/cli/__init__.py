@@ -1,0 +1,61 @@
+"""`gcloud-ops`: parse, call, print, exit code.
+
+`--help` must not pay for anything but the parser: every command imports what it needs itself.
+Global options are taken by a meta app, so they may stand before or after the command.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cyclopts.exceptions import CycloptsError
+
+from gcloud_ops.cli.app import PROGRAM, Session, app, split
+from gcloud_ops.cli.buckets import bucket
+from gcloud_ops.cli.instances import containers, instances, ssh_command
+from gcloud_ops.cli.local import local
+from gcloud_ops.cli.sweeps import sweep
+from gcloud_ops.cli.templates import template
+
+__all__ = ["main", "run"]
+
+for _sub in (template, sweep, instances, containers, bucket, local):
+    app.command(_sub)
+app.command(ssh_command, name="ssh")
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code."""
+    # What follows `--` belongs to the command on the instance, not to us.
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    own, rest = list(arguments[:end]), list(arguments[end:])
+    try:
+        command, bound, _ = app.meta.parse_args(own, exit_on_error=False, print_error=False)
+        if command is not split:  # --help, --version
+            command(*bound.args, **bound.kwargs)
+            return 0
+        words, common = command(*bound.args, **bound.kwargs)
+        command, bound, ignored = app.parse_args(
+            [*words, *rest], exit_on_error=False, print_error=False
+        )
+    except CycloptsError as error:
+        return _usage_error(error)
+    if "session" in ignored:
+        bound.arguments["session"] = Session(common)
+
+    from gcloud_ops.cli.output import under_guard
+
+    return under_guard(PROGRAM, lambda: command(*bound.args, **bound.kwargs) or 0)
+
+
+def _usage_error(error: CycloptsError) -> int:
+    from gcloud_ops.cli.output import ExitCode, say
+    from gcloud_ops.text import one_line
+
+    say(f"{PROGRAM}: {one_line(str(error))} (see `{PROGRAM} --help`)")
+    return ExitCode.USAGE
