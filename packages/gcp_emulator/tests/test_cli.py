@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -216,6 +218,20 @@ def test_help_is_fast() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert loaded.stdout.strip() == "False"
+
+
+def test_open_files_for_many_instances(tmp_path: Path) -> None:
+    """A low soft limit of open files is raised, as far as the hard one allows."""
+    command = shlex.join([*COMMAND, "serve", "--folder", str(tmp_path), "--engine", "inert"])
+    script = f"ulimit -S -n 200 && ulimit -H -n 700 && exec {command}"
+    cloud = subprocess.Popen(["bash", "-c", script], stdout=subprocess.DEVNULL)
+    try:
+        until((tmp_path / "cloud.json").exists)
+        limits = resource.prlimit(cloud.pid, resource.RLIMIT_NOFILE)
+    finally:
+        cloud.terminate()
+        cloud.wait(10)
+    assert limits == (700, 700)
 
 
 def _answers(url: str) -> bool:

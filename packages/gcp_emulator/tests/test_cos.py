@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from gcp_emulator.docker.containers import Containers
 from gcp_emulator.docker.engine import InertEngine
 from gcp_emulator.docker.streams import Streams
 from gcp_emulator.guest.cos import Guest
-from gcp_emulator.guest.systemd import parse_unit
+from gcp_emulator.guest.unitfile import parse_unit
 from gcp_emulator.guest.words import parts_of, simple_words
 
 
@@ -220,6 +221,56 @@ async def test_restart_on_failure_and_its_limit(computer: Computer) -> None:
     assert not any("counter is at 6" in line for line in computer.console)
 
 
+@pytest.mark.parametrize(
+    ("settings", "starts", "last"),
+    [
+        # The unit of gcloud-ops: only Docker's own failure is tried again, and not for ever.
+        ("Restart=no\nRestartForceExitStatus=125", 3, "Start request repeated too quickly."),
+        ("Restart=no\nRestartForceExitStatus=7 SIGKILL", 1, "Failed with result 'exit-code'."),
+        (
+            "Restart=always\nRestartForceExitStatus=125\nRestartPreventExitStatus=125",
+            1,
+            "Failed with result 'exit-code'.",
+        ),
+    ],
+)
+async def test_which_exit_codes_start_a_unit_again(
+    computer: Computer, settings: str, starts: int, last: str
+) -> None:
+    """RestartForceExitStatus= and RestartPreventExitStatus= say more than Restart=."""
+    await computer.start(
+        "[Unit]\nStartLimitIntervalSec=10min\nStartLimitBurst=3\n[Service]\n"
+        # An unknown option: 125, as for a registry that doesn't answer.
+        f"ExecStart=/usr/bin/docker run --nonsense x\nRestartSec=10ms\n{settings}\n"
+    )
+    await computer.shows(f"x.service: {last}")
+    unit = computer.console
+    assert sum("Main process exited, code=exited, status=125/" in line for line in unit) == starts
+    assert sum("Scheduled restart job" in line for line in unit) == (3 if starts == 3 else 0)
+    await asyncio.sleep(0.05)
+    assert await computer("systemctl is-failed x") == (0, "failed\n")
+
+
+async def test_a_limit_of_starts_counts_until_it_is_reset(computer: Computer) -> None:
+    """Starts by hand count, too; `systemctl reset-failed` begins anew."""
+    unit = "[Unit]\nStartLimitBurst=2\n[Service]\nType=oneshot\nExecStart=/bin/true\n"
+    assert [(await computer.start(unit))[0] for _ in range(3)] == [0, 0, 1]
+    await computer.shows("Failed with result 'start-limit-hit'.")
+    assert (await computer("systemctl reset-failed x"))[0] == 0
+    assert (await computer("systemctl start x"))[0] == 0
+
+
+async def test_a_unit_that_is_stopped_stays_so(computer: Computer) -> None:
+    """Restart=always means its own end, not that of `systemctl stop`; nor while it waits."""
+    sleeper = "[Service]\nExecStart=/bin/sleep 60\nRestart=always\nRestartSec=10ms\n"
+    waiter = "[Service]\nExecStart=/bin/false\nRestart=always\nRestartSec=1min\n"
+    for name, unit in (("sleeper", sleeper), ("waiter", waiter)):
+        await computer.start(unit, f"{name}.service")
+        assert (await asyncio.wait_for(computer(f"systemctl stop {name}"), 5))[0] == 0
+        assert await computer(f"systemctl is-active {name}") == (3, "inactive\n")
+    assert not any("Scheduled restart" in line for line in computer.console)
+
+
 async def test_oneshot_units_are_waited_for(computer: Computer) -> None:
     """Starting returns with the result; RemainAfterExit keeps it active."""
     unit = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/mkdir -p /var/made\n"
@@ -241,6 +292,20 @@ def test_unit_files_that_systemd_warns_of() -> None:
         (6, "Missing '=', ignoring line."),
     ]
     assert [command.words for command in unit.start] == [("/bin/c", "d e")]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("15", 15), ("10ms", 0.01), ("5min 20s", 320), ("1h30min", 5400), ("infinity", math.inf),
+        ("soon", 0.1), ("5 apples", 0.1), ("1" * 5_000 + "x", 0.1), ("", 0.1),
+    ],
+)  # fmt: skip
+def test_spans_of_time(text: str, seconds: float) -> None:
+    """systemd.time(7); what is no span changes nothing."""
+    unit, problems = parse_unit(f"[Service]\nRestartSec={text}\n")
+    assert unit.restart_seconds == pytest.approx(seconds)
+    assert problems == []
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ async def test_exec(real: Host) -> None:
     assert (await real("exec -i one cat", b"in")).out == "in"
     assert (await real("exec one cat", b"not read")).out == ""
     await real("exec one mkdir sub")
-    assert (await real("exec -w /sub one pwd")).out.endswith("/one/work/sub\n")
+    assert Path((await real("exec -w /sub one pwd")).out.strip()).parts[-2:] == ("work", "sub")
     assert (await real("exec -w /../../.. one pwd")).out.endswith("/one/work\n")
     assert (await real("exec -w /missing one pwd")).code == 127
     assert (await real("exec -it one cat")).code == 1

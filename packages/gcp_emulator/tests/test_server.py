@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncssh
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcp_emulator.server import LocalCloud
 
-from .conftest import GROUPS, INSTANCES, TEMPLATE, ZONE, Client, Machines
+from .conftest import GROUPS, INSTANCES, TEMPLATE, ZONE, Client, Machines, until
 
 
 def official_route(endpoint: str) -> list[str]:
@@ -288,6 +289,71 @@ async def test_stopping_shuts_every_machine_down(tmp_path: Path, machines: Machi
     assert all(len(machine.graces) == 1 for machine in machines.made)
 
 
+async def test_stopping_shortens_the_grace_of_what_ends_already(
+    tmp_path: Path, machines: Machines
+) -> None:
+    """An instance that is being deleted, with much time, has no more than the cloud has."""
+    async with (
+        LocalCloud(tmp_path, engine="inert", make_machine=machines) as cloud,
+        aiohttp.ClientSession() as session,
+    ):
+        client = Client(cloud, session)
+        await client.template()
+        await client.group()
+        await client.create("quick-0001")
+        await client.settled(count=1)
+        machines.exit.clear()
+        await client.remove("quick-0001")
+        machine = machines.of("quick-0001")
+
+        async def told() -> bool:
+            return bool(machine.graces)
+
+        await until(told)
+        stopping = asyncio.create_task(cloud.stop(grace=0.5))
+        await asyncio.sleep(0)
+
+        async def hurried() -> bool:
+            return len(machine.graces) == 2
+
+        await until(hurried)
+        assert machine.graces == [30.0, 0.5]
+        machines.exit.set()
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_two_clouds_at_once(tmp_path: Path) -> None:
+    """They have ports of their own, whatever their hosts, so the same addresses serve both."""
+    async with (
+        LocalCloud(tmp_path / "a", engine="inert") as first,
+        LocalCloud(tmp_path / "b", engine="inert", host="127.0.0.2") as second,
+        aiohttp.ClientSession() as session,
+    ):
+        clouds = (first, second)
+        ports = {port for cloud in clouds for port in (cloud.ssh_port, cloud.metadata_port)}
+        assert len(ports) == 4
+        for cloud in clouds:
+            client = Client(cloud, session)
+            await client.template()
+            await client.group(size=3)
+        for cloud in clouds:
+            members = await Client(cloud, session).settled(count=3)
+            assert not any(member.get("lastAttempt") for member in members.values())
+            for instance in cloud.state.instances.values():
+                assert instance.machine is not None
+                key = instance.machine.guest_attributes["hostkeys"]["ssh-ed25519"]
+                assert await host_key(instance.address, cloud.ssh_port) == key
+        addresses = [{i.address for i in cloud.state.instances.values()} for cloud in clouds]
+        assert addresses[0] == addresses[1]
+
+
+async def host_key(address: str, port: int) -> str:
+    """The key that an SSH server shows."""
+    found = await asyncio.wait_for(asyncssh.get_server_host_key(address, port), 10)
+    assert found is not None
+    return found.export_public_key().decode().split()[1]
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("resize"), st.integers(0, 6)),
@@ -360,7 +426,13 @@ async def _step(client: Client, kind: str, number: int | None) -> None:
     instance = client.cloud.state.instances.get((ZONE, name))
     if instance is None:
         return
+    # It may have gone, or begun to, by the time that the call arrives.
+    root = client.cloud.endpoint
     if kind == "kill":
-        await client.call("DELETE", f"{INSTANCES}/{name}")
-    elif instance.status in ("PROVISIONING", "STAGING", "RUNNING"):
-        await client.call("POST", f"/emulator/instances/{name}/preempt", {"grace": 0})
+        url = f"{root}/compute/v1/projects/local/{INSTANCES}/{name}"
+        async with client.session.delete(url) as reply:
+            assert reply.status in (200, 404)
+    else:
+        url = f"{root}/emulator/instances/{name}/preempt"
+        async with client.session.post(url, json={"grace": 0}) as reply:
+            assert reply.status in (200, 400, 404)

@@ -268,6 +268,22 @@ async def test_shutdown_kills_who_does_not_listen(make: Make) -> None:
     assert living(str(machine.folder)) == []
 
 
+async def test_a_shutdown_under_way_can_be_hurried(make: Make) -> None:
+    """Who calls it again with less grace has to wait no longer than that."""
+    machine = make(args="deaf")
+    await machine.vm.boot()
+    log = machine.folder / "containers/sinergym/log"
+    await eventually(lambda: log.exists() and b"tick" in log.read_bytes())
+    patient = asyncio.create_task(machine.vm.shutdown(60))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(patient), 0.3)
+    begun = time.monotonic()
+    await machine.vm.shutdown(0.3)
+    assert 0.3 <= time.monotonic() - begun < 5
+    await asyncio.wait_for(patient, 1)
+    assert living(str(machine.folder)) == []
+
+
 async def test_shutdown_in_any_phase(make: Make) -> None:
     """While booting and while pulling: boot returns, nothing is left, and it can be repeated."""
     booting, pulling, never = make(boot_seconds=60), make(pull_seconds=60), make()

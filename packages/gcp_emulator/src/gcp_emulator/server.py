@@ -11,6 +11,7 @@ Templates and buckets are kept in the folder; instances and groups end with the 
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import os
@@ -34,8 +35,11 @@ from gcp_emulator.compute.operations import Operations
 from gcp_emulator.compute.rest import Rest
 from gcp_emulator.compute.state import Instance, Machine, State, now
 from gcp_emulator.control import Control
+from gcp_emulator.docker.engine import make_engine
 from gcp_emulator.faults import Faults
+from gcp_emulator.guest.vm import Vm, VmSpec
 from gcp_emulator.replies import GoogleError, Json
+from gcp_emulator.storage.api import Storage
 
 type Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -87,8 +91,6 @@ class LocalCloud:
         grace_seconds: float = 30.0,
         make_machine: MakeMachine | None = None,
     ) -> None:
-        from gcp_emulator.docker.engine import make_engine
-
         _check_loopback(host)
         if capacity == "default":
             capacity = (os.cpu_count() or 1) if engine == "process" else None
@@ -110,7 +112,7 @@ class LocalCloud:
         self._boot_seconds = boot_seconds
         self._pull_seconds = pull_seconds
         self._engine = make_engine(engine)
-        self._reserved = [_reserve_port(host), _reserve_port(host)]
+        self._reserved = [_reserve_port(), _reserve_port()]
         self.ssh_port, self.metadata_port = (s.getsockname()[1] for s in self._reserved)
         self._metadata = MetadataServers(self.state, port=self.metadata_port)
         wants_metadata = self._engine.wants_metadata
@@ -126,6 +128,7 @@ class LocalCloud:
             capacity=capacity,
             grace_seconds=grace_seconds,
             repair_seconds=repair_seconds,
+            boot_patience=boot_seconds + 60.0,
         )
         self._stack = contextlib.AsyncExitStack()
 
@@ -152,8 +155,6 @@ class LocalCloud:
         Raises:
             OSError: The port is taken.
         """
-        from gcp_emulator.storage.api import Storage
-
         self.folder.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(shutil.rmtree, self._disks, ignore_errors=True)
         app = web.Application(
@@ -209,8 +210,6 @@ class LocalCloud:
         await self.stop(grace=1.0)
 
     def _make_machine(self, instance: Instance, record: Callable[[str], None]) -> Machine:
-        from gcp_emulator.guest.vm import Vm, VmSpec
-
         spec = VmSpec(
             name=instance.name,
             id=instance.id,
@@ -294,8 +293,23 @@ def _check_loopback(host: str) -> None:
         raise ValueError(f"host {host!r}: the local cloud listens on loopback only; use 127.0.0.1")
 
 
-def _reserve_port(host: str) -> socket.socket:
-    """A bound socket that never listens: its port is free on every instance's address."""
-    reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    reserved.bind((host, 0))
-    return reserved
+def _reserve_port() -> socket.socket:
+    """Hold a port that is free on every address of this machine, and so on every instance's.
+
+    The holder never listens. All clouds hold theirs on the same address: the kernel gives none
+    of them the port of another.
+    """
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # The kernel finds a port that nobody has on any address, and nothing listens.
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            holder.bind(("127.0.0.1", port))
+        except OSError as error:
+            holder.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return holder

@@ -15,6 +15,7 @@ import fcntl
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import time
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from gcp_emulator.companions import Companion
     from gcp_emulator.server import LocalCloud
 
+_OPEN_FILES = 65_536
 _OWN = ("templates.json", "buckets", "vms", "companions", "cloud.json", "lock")
 
 
@@ -65,6 +67,7 @@ async def serve(options: ServeOptions, ready: Callable[[dict[str, Any]], None]) 
     from gcp_emulator.server import LocalCloud
 
     with _locked(options.folder):
+        _raise_file_limit()
         await asyncio.to_thread(end_left_over, options.folder)
         try:
             cloud = LocalCloud(
@@ -94,6 +97,14 @@ async def serve(options: ServeOptions, ready: Callable[[dict[str, Any]], None]) 
             await cloud.stop()
             await companions.stop()
             place.unlink(missing_ok=True)
+
+
+def _raise_file_limit() -> None:
+    """Let a thousand VMs listen and be spoken to: as many open files as we may, up to enough."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def exports(known: dict[str, Any]) -> dict[str, str]:

@@ -10,15 +10,18 @@ in the zone stands in a queue, and is taken from it when an instance goes or the
     DELETING    on its way out; then the member is no more
 
 Repair: https://cloud.google.com/compute/docs/instance-groups/about-repair
+
+An instance that can't be brought up (its address and port are taken, its machine fails or does
+not boot in time) is removed, and made anew after a while, at another address. Meanwhile the
+member's last attempt tells why: ``INTERNAL_ERROR``, and the reason.
 """
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +45,8 @@ type MakeMachine = Callable[[Instance, Callable[[str], None]], Machine]
 _log = logging.getLogger(__name__)
 
 _LETTERS = "0123456789bcdfghjklmnpqrstvwxz"
+_LONGEST_PAUSE = 30.0
+_SHUTDOWN_SECONDS = 60.0  # beyond the grace; then an instance is gone, whatever its machine says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +90,7 @@ class Lifecycle:
         capacity: How many instances can run at once in the whole cloud; None for no limit.
         grace_seconds: What an instance's containers have to end when it is deleted.
         repair_seconds: How soon a group sees that one of its instances is gone.
+        boot_patience: How long a machine may boot until it is given up, and made anew.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class Lifecycle:
         capacity: int | None = None,
         grace_seconds: float = 30.0,
         repair_seconds: float = 1.0,
+        boot_patience: float = 60.0,
     ) -> None:
         self._state = state
         self._operations = operations
@@ -111,6 +118,7 @@ class Lifecycle:
         self._closing = False
         self.grace_seconds = grace_seconds
         self.repair_seconds = repair_seconds
+        self.boot_patience = boot_patience
         self.timelines: dict[str, Timeline] = {}
 
     @property
@@ -167,7 +175,7 @@ class Lifecycle:
             self._waiting.pop(member, None)
             old, member.task = (
                 member.task,
-                asyncio.create_task(self._delete_member(group, member, member.task, grace)),
+                _begin(self._delete_member(group, member, member.task, grace)),
             )
             if old is not None:
                 old.cancel()
@@ -201,7 +209,7 @@ class Lifecycle:
         await self._end(instance, grace, keep=True)
 
     async def close(self, *, grace: float) -> None:
-        """End everything that runs."""
+        """End everything that runs; what ends already has no longer than `grace` either."""
         self._closing = True
         self._waiting.clear()
         tasks = [
@@ -212,8 +220,14 @@ class Lifecycle:
         ]
         for task in tasks:
             task.cancel()
-        ends = [self._end(instance, grace) for instance in list(self._state.instances.values())]
-        await asyncio.gather(*tasks, *ends, return_exceptions=True)
+        instances = list(self._state.instances.values())
+        ends = [self._end(instance, grace) for instance in instances]
+        shorter = [
+            instance.machine.shutdown(grace)
+            for instance in instances
+            if instance.machine is not None and instance.status == "STOPPING"
+        ]
+        await asyncio.gather(*tasks, *ends, *shorter, return_exceptions=True)
         for group in list(self._state.groups.values()):
             group.members.clear()
             group.deleting = True
@@ -224,14 +238,16 @@ class Lifecycle:
         refusal = self._refusal(group, member)
         if refusal is None:
             self._waiting.pop(member, None)
-            member.errors = []
+            if not member.failures:
+                member.errors = []
             instance = self._new_instance(group, member)
             member.instance = instance
             self._state.add_instance(instance)
             self._occupy(group.zone, 1)
-            member.task = asyncio.create_task(self._bring_up(member, instance))
+            instance.booting = asyncio.create_task(self._boot(member, instance))
+            member.task = _begin(self._bring_up(group, member, instance, instance.booting))
             return
-        if not member.errors:
+        if refusal not in member.errors:
             member.errors = [refusal]
             group.errors.append(self._error_entry(group, member, refusal))
         self._waiting[member] = group
@@ -277,8 +293,22 @@ class Lifecycle:
             if not self._full(group.zone):
                 self._raise(group, member)
 
-    async def _bring_up(self, member: Member, instance: Instance) -> None:
-        """Provision the member's instance and boot it."""
+    async def _bring_up(
+        self, group: Group, member: Member, instance: Instance, booting: asyncio.Task[None]
+    ) -> None:
+        """Wait until the member's instance has booted; if it can't, start over."""
+        try:
+            # Shielded: the boot belongs to the instance, and is cancelled by its end only.
+            await asyncio.shield(booting)
+        except Exception as error:
+            await self._start_over(group, member, instance, error)
+            return
+        member.failures, member.errors = 0, []
+        if member.action == "VERIFYING":
+            member.action = "NONE"
+
+    async def _boot(self, member: Member, instance: Instance) -> None:
+        """Provision an instance and boot it."""
         timeline = Timeline(name=instance.name, id=instance.id)
         self._keep(timeline)
         timeline.record("created")
@@ -288,24 +318,35 @@ class Lifecycle:
         await asyncio.sleep(0)
         instance.status = "RUNNING"
         instance.started = now()
-        member.action = "VERIFYING"
-        instance.booting = asyncio.create_task(self._boot(instance, machine, timeline))
-        # Shielded: the boot belongs to the instance, and is cancelled by its end only.
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(instance.booting)
-        if member.action == "VERIFYING":
-            member.action = "NONE"
-
-    async def _boot(self, instance: Instance, machine: Machine, timeline: Timeline) -> None:
-        try:
+        if member.action != "DELETING":
+            member.action = "VERIFYING"
+        async with asyncio.timeout(self.boot_patience):
             if self._sites is not None:
                 await self._sites.open(instance)
             await machine.boot()
-            timeline.record("booted")
-        except Exception as error:
-            # As in Google, a machine that does not come up is RUNNING all the same.
-            _log.exception("%s did not boot", instance.name)
-            machine.serial += f"boot failed: {error!r}\n".encode()
+        timeline.record("booted")
+
+    async def _start_over(
+        self, group: Group, member: Member, instance: Instance, error: Exception
+    ) -> None:
+        """Tell why an instance could not be brought up, remove it, and make it anew later."""
+        instance.failed = True
+        member.failures += 1
+        member.action = "CREATING"
+        expected = isinstance(error, OSError)  # TimeoutError is one, too
+        if isinstance(error, TimeoutError):
+            why = f"it has not booted within {self.boot_patience:g} s"
+        else:
+            why = (isinstance(error, OSError) and error.strerror) or str(error) or repr(error)
+        message = f"Instance '{instance.name}' could not be brought up: {why}"
+        _log.error("%s", message, exc_info=None if expected else error)
+        reason = {"code": "INTERNAL_ERROR", "message": message}
+        member.errors = [reason]
+        group.errors.append(self._error_entry(group, member, reason))
+        await self._end(instance, 0)
+        member.instance = None
+        await asyncio.sleep(min(self.repair_seconds * 2 ** (member.failures - 1), _LONGEST_PAUSE))
+        self._raise(group, member)
 
     def _new_instance(self, group: Group, member: Member) -> Instance:
         properties = member.template.properties
@@ -339,7 +380,7 @@ class Lifecycle:
         if instance.gone:
             return
         if instance.ending is None or (instance.ending.done() and not keep):
-            instance.ending = asyncio.create_task(self._shut_down(instance, grace, keep=keep))
+            instance.ending = _begin(self._shut_down(instance, grace, keep=keep))
         await asyncio.shield(instance.ending)
         if not keep:
             # What was only stopped, by a preemption, is removed now.
@@ -362,15 +403,16 @@ class Lifecycle:
             instance.booting.cancel()
             await asyncio.gather(instance.booting, return_exceptions=True)
         try:
-            if instance.machine is not None:
-                await instance.machine.shutdown(grace)
-            touch(instance)
-            if self._sites is not None:
-                await self._sites.close(instance)
+            async with asyncio.timeout(grace + _SHUTDOWN_SECONDS):
+                if instance.machine is not None:
+                    await instance.machine.shutdown(grace)
+                touch(instance)
+                if self._sites is not None:
+                    await self._sites.close(instance)
+                if self._folder is not None and (disk := self._folder / instance.name).exists():
+                    await asyncio.to_thread(shutil.rmtree, disk, ignore_errors=True)
         except Exception:
             _log.exception("%s did not shut down", instance.name)
-        if self._folder is not None and (disk := self._folder / instance.name).exists():
-            await asyncio.to_thread(shutil.rmtree, disk, ignore_errors=True)
 
     def _remove(self, instance: Instance) -> None:
         instance.gone = True
@@ -381,14 +423,14 @@ class Lifecycle:
     def _after_end(self, instance: Instance) -> None:
         """Let the group see that an instance of its has gone."""
         found = self._state.group_of(instance)
-        if found is None or self._closing:
+        if found is None or self._closing or instance.failed:
             return
         group, member = found
         if member.action in ("DELETING", "RECREATING"):
             return
         if group.repair:
             member.action = "RECREATING"
-            member.task = asyncio.create_task(self._repair(group, member, instance))
+            member.task = _begin(self._repair(group, member, instance))
             return
         member.action = "NONE"
         if instance.status != "TERMINATED":
@@ -451,6 +493,18 @@ class Lifecycle:
 def template_link(state: State, template: Template) -> str:
     """The URL of a template."""
     return state.link(None, "instanceTemplates", template.name)
+
+
+def _begin(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    """A task that nobody has to await for its failure to be seen."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_tell_failure)
+    return task
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("something failed that should not", exc_info=error)
 
 
 def touch(instance: Instance) -> None:

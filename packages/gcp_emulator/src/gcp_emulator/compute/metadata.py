@@ -44,26 +44,34 @@ class MetadataServers:
         app = web.Application(client_max_size=1 << 20)
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        self._sites: dict[str, web.TCPSite] = {}
+        self._sites: dict[str, tuple[web.TCPSite, asyncio.Task[None]]] = {}
 
     async def start(self) -> None:
         """Get ready; nothing listens yet."""
         await self._runner.setup()
 
     async def open(self, instance: Instance) -> None:
-        """Listen for this instance."""
+        """Listen for this instance.
+
+        Raises:
+            OSError: Its address and port are taken.
+        """
         site = web.TCPSite(self._runner, instance.address, self.port)
-        await site.start()
-        self._sites[instance.address] = site
+        # Shielded: cancelled halfway it would listen, and nobody could close it.
+        starting = asyncio.create_task(site.start())
+        self._sites[instance.address] = site, starting
+        await asyncio.shield(starting)
 
     async def close(self, instance: Instance) -> None:
         """Listen no longer for this instance."""
-        site = self._sites.pop(instance.address, None)
-        if site is not None:
+        site, starting = self._sites.pop(instance.address, (None, None))
+        if site is not None and starting is not None:
+            await asyncio.gather(starting, return_exceptions=True)
             await site.stop()
 
     async def stop(self) -> None:
         """Close all."""
+        await asyncio.gather(*(start for _, start in self._sites.values()), return_exceptions=True)
         self._sites.clear()
         await self._runner.cleanup()
 

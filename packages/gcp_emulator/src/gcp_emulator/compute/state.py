@@ -42,7 +42,7 @@ class Machine(Protocol):
         """Start it; returns when its SSH server is up."""
 
     async def shutdown(self, grace: float) -> None:
-        """Stop it, with `grace` seconds for what runs on it."""
+        """Stop it, with `grace` seconds for what runs on it; a later call can shorten them."""
 
     def update_metadata(self, metadata: "dict[str, str]") -> None:
         """Tell it its new metadata."""
@@ -78,6 +78,8 @@ class Instance:
     started: str | None = None
     preempted: bool = False
     gone: bool = False
+    failed: bool = False
+    """It could not be brought up: whoever saw that makes it anew."""
     machine: Machine | None = None
     booting: asyncio.Task[None] | None = None
     ending: asyncio.Task[None] | None = None
@@ -101,6 +103,9 @@ class Member:
     action: str = "CREATING"
     instance: Instance | None = None
     errors: list[Json] = field(default_factory=list)
+    """What went wrong with the last attempt to make the instance."""
+    failures: int = 0
+    """How many attempts have failed since the last that did not."""
     task: asyncio.Task[None] | None = None
 
 

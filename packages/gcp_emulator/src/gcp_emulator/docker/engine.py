@@ -358,12 +358,13 @@ class _Ends:
                 os.close(fd)
 
 
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+# Looked up before any fork: the loader's lock may be held by another thread then.
+_prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
 
 
 def _in_child(terminal: bool) -> None:
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

@@ -39,7 +39,7 @@ class SshServer:
         self.refusing = False
         self._host_key = host_key
         self._run = run
-        self._acceptor: asyncssh.SSHAcceptor | None = None
+        self._opening: asyncio.Task[asyncssh.SSHAcceptor] | None = None
         self._connections: set[asyncssh.SSHServerConnection] = set()
 
     async def listen(self, address: str, port: int) -> None:
@@ -48,7 +48,12 @@ class SshServer:
         Raises:
             OSError: It is taken, or the address is none of this machine.
         """
-        self._acceptor = await asyncssh.listen(
+        # Shielded: cancelled halfway it would listen, and nobody could close it.
+        self._opening = asyncio.create_task(self._listen(address, port))
+        await asyncio.shield(self._opening)
+
+    async def _listen(self, address: str, port: int) -> asyncssh.SSHAcceptor:
+        return await asyncssh.listen(
             address,
             port,
             server_factory=lambda: _Door(self),
@@ -74,9 +79,11 @@ class SshServer:
 
     async def close(self) -> None:
         """Close port and connections. Idempotent."""
-        if self._acceptor is not None:
-            self._acceptor.close()
-            self._acceptor = None
+        if self._opening is not None:
+            (acceptor,) = await asyncio.gather(self._opening, return_exceptions=True)
+            if isinstance(acceptor, asyncssh.SSHAcceptor):
+                acceptor.close()
+            self._opening = None
         self.cut()
         for connection in tuple(self._connections):
             with suppress(TimeoutError, OSError, asyncssh.Error):

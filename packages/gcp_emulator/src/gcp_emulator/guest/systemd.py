@@ -1,11 +1,11 @@
 """systemd of a VM: units, and the commands ``systemctl`` and ``journalctl``.
 
-systemd.service(5), systemd.exec(5), systemd.syntax(7), as far as container units use them.
+systemd.unit(5), systemd.service(5), systemd.exec(5), systemd.syntax(7), as far as container units
+use them.
 """
 
 import asyncio
 import re
-import shlex
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,10 +15,10 @@ from typing import Final, Literal
 
 from gcp_emulator.docker.engine import SYSTEM_PATH
 from gcp_emulator.docker.streams import Call, Environment, Streams
+from gcp_emulator.guest.unitfile import Command, UnitFile, assignments, expanded, parse_unit
 
 _FOLDER = "/etc/systemd/system"
-_START_LIMIT = 5  # DefaultStartLimitBurst
-_START_INTERVAL = 10.0  # DefaultStartLimitIntervalSec
+_STOP_SECONDS = 90.0  # DefaultTimeoutStopSec
 
 
 class Systemd:
@@ -55,7 +55,10 @@ class Systemd:
         flags = [word for word in words[1:] if word.startswith("-")]
         verb, *names = [word for word in words[1:] if not word.startswith("-")] or [""]
         names = [name if "." in name else f"{name}.service" for name in names]
-        if verb in ("daemon-reload", "reset-failed", "disable", "mask", "unmask"):
+        if verb in ("daemon-reload", "disable", "mask", "unmask"):
+            return 0
+        if verb == "reset-failed":
+            self._reset(names)
             return 0
         if verb == "show":
             return await self._show(names, flags, streams)
@@ -104,6 +107,13 @@ class Systemd:
             f'See "systemctl status {unit.name}" and "journalctl -xeu {unit.name}" for details.\n'
         )
         return 1
+
+    def _reset(self, names: Sequence[str]) -> None:
+        for unit in self._units.values():
+            if not names or unit.name in names:
+                unit.starts = 0
+                if unit.state == "failed":
+                    unit.state, unit.result = "inactive", "success"
 
     async def _show(self, names: Sequence[str], flags: Sequence[str], streams: Streams) -> int:
         wanted = {name for flag in flags for name in flag.partition("=")[2].split(",") if name}
@@ -155,20 +165,15 @@ class Systemd:
     async def _run_unit(self, unit: "_Unit") -> None:
         """One start of a unit, and its restarts."""
         assert unit.ready is not None  # noqa: S101
-        starts: deque[float] = deque(maxlen=_START_LIMIT)
         try:
             while True:
-                now = time.monotonic()
-                if len(starts) == _START_LIMIT and now - starts[0] < _START_INTERVAL:
+                if not unit.may_start():
                     self._note(unit, f"{unit.name}: Start request repeated too quickly.")
-                    self._fail(unit, unit.result)
+                    hit = "start-limit-hit" if unit.result == "success" else unit.result
+                    self._fail(unit, hit)
                     return
-                starts.append(now)
-                result = await self._run_once(unit)
-                again = unit.file.restart == "always" or (
-                    unit.file.restart == "on-failure" and result != "success"
-                )
-                if not again:
+                await self._run_once(unit)
+                if unit.stopping or not unit.restarts_itself():
                     return
                 unit.state = "activating"
                 await asyncio.sleep(unit.file.restart_seconds)
@@ -177,23 +182,29 @@ class Systemd:
                     unit,
                     f"{unit.name}: Scheduled restart job, restart counter is at {unit.restarts}.",
                 )
+        except Exception as error:
+            # Nobody awaits a unit: what happens to it is said here.
+            self._note(unit, f"{unit.name}: the local cloud failed: {error!r}")
+            self._fail(unit, "resources")
         finally:
             if not unit.ready.done():
                 unit.ready.set_result(False)
 
-    async def _run_once(self, unit: "_Unit") -> str:
+    async def _run_once(self, unit: "_Unit") -> None:
         assert unit.ready is not None  # noqa: S101
         unit.state, unit.result, unit.main_status = "activating", "success", 0
         title = unit.file.description or unit.name
         self._note(unit, f"Starting {title}...")
         environment = self._unit_environment(unit)
         if environment is None:
-            return self._fail(unit, "resources")
+            self._fail(unit, "resources")
+            return
         for command in unit.file.pre:
             code = await self._unit_command(unit, command, environment)
             if code and not command.forgiving:
                 self._note(unit, f"{unit.name}: Control process exited, {_exited(code)}")
-                return self._fail(unit, "exit-code")
+                self._fail(unit, "exit-code")
+                return
         unit.state = "activating" if unit.file.oneshot else "active"
         if not unit.file.oneshot:
             self._note(unit, f"Started {title}.")
@@ -203,7 +214,8 @@ class Systemd:
             unit.main_status = await self._unit_command(unit, command, environment)
             if unit.main_status and not command.forgiving:
                 self._note(unit, f"{unit.name}: Main process exited, {_exited(unit.main_status)}")
-                return self._fail(unit, "exit-code")
+                self._fail(unit, "exit-code")
+                return
         if unit.file.oneshot:
             self._note(unit, f"Finished {title}.")
             if not unit.ready.done():
@@ -211,28 +223,30 @@ class Systemd:
         unit.state = "active" if unit.file.remain else "inactive"
         if not unit.file.remain:
             self._note(unit, f"{unit.name}: Deactivated successfully.")
-        return "success"
 
-    def _fail(self, unit: "_Unit", result: str) -> str:
+    def _fail(self, unit: "_Unit", result: str) -> None:
         unit.state, unit.result = "failed", result
         self._note(unit, f"{unit.name}: Failed with result '{result}'.")
         if unit.ready is not None and not unit.ready.done():
             self._note(unit, f"Failed to start {unit.file.description or unit.name}.")
             unit.ready.set_result(False)
-        return result
 
     async def _stop_unit(self, unit: "_Unit") -> None:
         environment = self._unit_environment(unit) or {}
         run = unit.run
         unit.state = "deactivating"
-        for command in unit.file.stop:
-            await self._unit_command(unit, command, environment)
-        if run is not None and not run.done():
-            if unit.streams is not None and unit.streams.task is not None:
-                unit.streams.task.signal(15)
-                await asyncio.wait([run], timeout=90 if unit.file.restart == "no" else 1)
-            run.cancel()
-            await asyncio.gather(run, return_exceptions=True)
+        unit.stopping = True
+        try:
+            for command in unit.file.stop:
+                await self._unit_command(unit, command, environment)
+            if run is not None and not run.done():
+                if unit.streams is not None and unit.streams.task is not None:
+                    unit.streams.task.signal(15)
+                    await asyncio.wait([run], timeout=_STOP_SECONDS)
+                run.cancel()
+                await asyncio.gather(run, return_exceptions=True)
+        finally:
+            unit.stopping = False
         unit.state = "inactive"
 
     def _unit_environment(self, unit: "_Unit") -> dict[str, str] | None:
@@ -241,7 +255,7 @@ class Systemd:
         for name in unit.file.environment_files:
             path = self.path(name.removeprefix("-"))
             if path.is_file():
-                environment |= _assignments(path.read_text(encoding="utf-8"))
+                environment |= assignments(path.read_text(encoding="utf-8"))
             elif not name.startswith("-"):
                 self._note(
                     unit,
@@ -251,13 +265,9 @@ class Systemd:
         return environment
 
     async def _unit_command(
-        self, unit: "_Unit", command: "_Command", environment: Environment
+        self, unit: "_Unit", command: Command, environment: Environment
     ) -> int:
-        words = [
-            expanded
-            for word in command.words
-            for expanded in _expanded(word, environment, unit.name)
-        ]
+        words = [part for word in command.words for part in expanded(word, environment, unit.name)]
         partial = b""
 
         async def sink(_stream: int, data: bytes) -> None:
@@ -287,28 +297,6 @@ class Systemd:
         self._say(f"systemd[1]: {line}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Command:
-    words: tuple[str, ...]
-    forgiving: bool
-
-
-@dataclass(slots=True)
-class UnitFile:
-    """What a ``.service`` file says, as far as it is emulated."""
-
-    description: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
-    environment_files: list[str] = field(default_factory=list)
-    pre: list[_Command] = field(default_factory=list)
-    start: list[_Command] = field(default_factory=list)
-    stop: list[_Command] = field(default_factory=list)
-    oneshot: bool = False
-    remain: bool = False
-    restart: str = "no"
-    restart_seconds: float = 0.1
-
-
 @dataclass(slots=True, eq=False)
 class _Unit:
     name: str
@@ -317,10 +305,35 @@ class _Unit:
     result: str = "success"
     main_status: int = 0
     restarts: int = 0
+    starts: int = 0
+    starts_since: float = 0.0
+    stopping: bool = False
     run: asyncio.Task[None] | None = None
     ready: asyncio.Future[bool] | None = None
     streams: Streams | None = None
     journal: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
+
+    def may_start(self) -> bool:
+        """Count a start; False beyond the limit (StartLimitBurst=, StartLimitIntervalSec=)."""
+        now = time.monotonic()
+        if not self.starts or now - self.starts_since >= self.file.start_interval:
+            self.starts, self.starts_since = 0, now
+        if self.starts >= self.file.start_limit > 0 and self.file.start_interval > 0:
+            return False
+        self.starts += 1
+        return True
+
+    def restarts_itself(self) -> bool:
+        """Whether it is started again after its end, which nobody asked for."""
+        file = self.file
+        if self.main_status in file.no_restart_on:
+            return False
+        if self.main_status in file.restart_on or file.restart == "always":
+            return True
+        succeeded = self.result == "success"
+        return (file.restart == "on-failure" and not succeeded) or (
+            file.restart == "on-success" and succeeded
+        )
 
     def status_text(self) -> str:
         lines = [
@@ -331,142 +344,6 @@ class _Unit:
             *list(self.journal)[-10:],
         ]
         return "\n".join(lines) + "\n"
-
-
-def parse_unit(text: str) -> tuple[UnitFile, list[tuple[int, str]]]:
-    """Read a ``.service`` file; and what systemd would complain of, with line numbers."""
-    unit, problems, section = UnitFile(), [], ""
-    for number, line in _logical_lines(text):
-        if line.startswith("[") and line.endswith("]"):
-            section = line[1:-1]
-            continue
-        key, equals, value = (part.strip() for part in line.partition("="))
-        if not equals:
-            problems.append((number, "Missing '=', ignoring line."))
-        elif section == "Unit" and key == "Description":
-            unit.description = value
-        elif section == "Service" and not _service_line(unit, key, value):
-            problems.append((number, f"Unknown key name '{key}' in section 'Service', ignoring."))
-    return unit, problems
-
-
-# Known to systemd and without effect here.
-_WITHOUT_EFFECT: Final = frozenset(
-    [
-        "ExecStartPost",
-        "ExecStopPost",
-        "ExecReload",
-        "TimeoutStartSec",
-        "TimeoutStopSec",
-        "TimeoutSec",
-        "KillMode",
-        "KillSignal",
-        "StandardOutput",
-        "StandardError",
-        "SyslogIdentifier",
-        "User",
-        "Group",
-        "WorkingDirectory",
-        "LimitNOFILE",
-        "NotifyAccess",
-        "OOMScoreAdjust",
-        "Nice",
-        "SuccessExitStatus",
-        "RestartPreventExitStatus",
-        "StartLimitIntervalSec",
-        "StartLimitBurst",
-        "Delegate",
-        "SendSIGKILL",
-        "RuntimeMaxSec",
-        "PrivateTmp",
-    ]
-)
-
-
-def _service_line(unit: UnitFile, key: str, value: str) -> bool:
-    """Take one line of ``[Service]``; False for a key that systemd does not know."""
-    commands = {"ExecStartPre": unit.pre, "ExecStart": unit.start, "ExecStop": unit.stop}
-    if key in commands:
-        if not value:
-            commands[key].clear()
-        else:
-            prefix = re.match(r"[-@:+!|]*", value)
-            assert prefix is not None  # noqa: S101
-            words = tuple(_split(value[prefix.end() :]))
-            commands[key].append(_Command(words, "-" in prefix[0]))
-    elif key == "Environment":
-        for pair in _split(value):
-            name, _, rest = pair.partition("=")
-            unit.environment[name] = rest
-    elif key == "EnvironmentFile":
-        unit.environment_files.append(value)
-    elif key == "Type":
-        unit.oneshot = value == "oneshot"
-    elif key == "RemainAfterExit":
-        unit.remain = value.lower() in ("yes", "true", "1", "on")
-    elif key == "Restart":
-        unit.restart = value
-    elif key == "RestartSec":
-        unit.restart_seconds = _seconds(value)
-    else:
-        return key in _WITHOUT_EFFECT
-    return True
-
-
-def _logical_lines(text: str) -> list[tuple[int, str]]:
-    """Lines without comments, those ending in a backslash joined with the next."""
-    lines: list[tuple[int, str]] = []
-    joined, first = "", 0
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.strip()
-        if not line or line[0] in "#;":
-            continue
-        first = first or number
-        if line.endswith("\\"):
-            joined += line[:-1] + " "
-            continue
-        lines.append((first, joined + line))
-        joined, first = "", 0
-    return lines
-
-
-def _split(text: str) -> list[str]:
-    """Words as systemd.syntax(7) quotes them."""
-    try:
-        return shlex.split(text)
-    except ValueError:
-        return text.split()
-
-
-def _seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|min|m)?", text)
-    if not found:
-        return 0.1
-    return float(found[1]) * {"ms": 0.001, "min": 60, "m": 60}.get(found[2] or "s", 1)
-
-
-def _assignments(text: str) -> dict[str, str]:
-    found = {}
-    for _number, line in _logical_lines(text):
-        name, equals, value = line.partition("=")
-        if equals:
-            found[name.strip()] = value.strip().strip("\"'")
-    return found
-
-
-def _expanded(word: str, environment: Environment, unit: str) -> list[str]:
-    """``$WORD`` alone is split, ``${WORD}`` is not, ``$$`` and ``%%`` are themselves."""
-    if re.fullmatch(r"\$\w+", word):
-        return environment.get(word[1:], "").split()
-    specifiers = {"%%": "%", "%n": unit, "%N": unit.removesuffix(".service")}
-    text = re.sub(r"%[%nN]", lambda match: specifiers[match[0]], word)
-    return [
-        re.sub(
-            r"\$\$|\$\{(\w+)\}|\$(\w+)",
-            lambda m: "$" if m[0] == "$$" else environment.get(m[1] or m[2], ""),
-            text,
-        )
-    ]
 
 
 _STATUS_NAMES: Final = {1: "FAILURE", 2: "INVALIDARGUMENT", 203: "EXEC"}

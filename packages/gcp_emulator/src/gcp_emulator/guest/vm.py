@@ -136,10 +136,14 @@ class Vm:
     async def shutdown(self, grace: float) -> None:
         """Power off as ACPI does: SIGTERM to the containers, `grace` seconds, SIGKILL.
 
-        Closes SSH and leaves no process. Idempotent, and right in any phase.
+        Closes SSH and leaves no process. Right in any phase; when it is called again, the
+        shorter grace counts.
         """
         if self._shutting_down is None:
             self._shutting_down = asyncio.create_task(self._shutdown(grace))
+        _done, late = await asyncio.wait([self._shutting_down], timeout=grace)
+        if late:
+            await self.kill_containers()
         await asyncio.shield(self._shutting_down)
 
     def update_metadata(self, metadata: Mapping[str, str]) -> None:
