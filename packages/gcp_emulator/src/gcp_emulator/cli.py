@@ -66,6 +66,8 @@ def serve(
         level=os.environ.get("GCP_EMULATOR_LOG", "WARNING").upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    # It tells of each connection and each command, which are none of a log's business.
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)
     try:
         options = serving.ServeOptions(
             folder=_folder(folder),
