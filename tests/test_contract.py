@@ -15,8 +15,14 @@ from gcloud_ops.contract import Dispatch, Experiment, Manifest
 from gcloud_ops.contract import Record as SeenRecord
 from gcloud_ops.errors import InvalidRequest
 from gcloud_ops.model import ExperimentStatus, Member, status_of
-from sinergym_trainer.runner.record import Exit, Record, claim, metadata_of, parse_record
-from sinergym_trainer.runner.supervisor import boot_command
+from sinergym_trainer.runner.record import (
+    Exit,
+    Record,
+    boot_command,
+    claim,
+    metadata_of,
+    parse_record,
+)
 
 CONTRACT = (ROOT / "docs" / "contract.md").read_text()
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)

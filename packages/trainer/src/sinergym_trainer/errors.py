@@ -30,3 +30,9 @@ class ResultsNotStored(TrainerError):
 
 class EvaluationFailed(TrainerError):
     """The evaluation's process ended, or its environment failed."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or "no details"
+    return f"{type(error).__name__}: {text}"[:300]

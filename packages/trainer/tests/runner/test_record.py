@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sinergym_trainer.runner.keeper import Keeper
 from sinergym_trainer.runner.record import (
     FINAL,
     METADATA_LIMIT,
     Exit,
-    Keeper,
     Record,
     RecordRefused,
     Verdict,

@@ -12,7 +12,8 @@ from sinergym_trainer.runner.vm import SettingsMissing, Vm, identify
 GROUP = "projects/12345/zones/europe-west1-b/instanceGroupManagers/quick"
 REMOVE = """
 import json, os, sys, time
-from sinergym_trainer.runner.vm import Vm, prepare_google_auth, remove
+from sinergym_trainer.runner.removal import remove
+from sinergym_trainer.runner.vm import Vm, prepare_google_auth
 prepare_google_auth()
 deadline = time.monotonic() + float(sys.argv[2])
 vm = Vm(**json.loads(sys.argv[1]))

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sinergym_trainer.runner.record import one_line
+from sinergym_trainer.errors import one_line
 
 SEGMENT_LIMIT = 4 << 20
 """Bytes of one spool file, and so of the largest segment."""
@@ -242,6 +242,19 @@ class Log:
     def lost(self) -> int:
         """Bytes that could not be kept on the disk, and that the bucket will not have."""
         return self._lost
+
+
+def say(text: str) -> None:
+    """Print a line of the runner's own, at once and as a whole."""
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    if len(shown) > 2000:
+        shown = f"{shown[:2000]} ... ({len(shown)} characters)"
+    line = f"sinergym-runner: {shown}\n".encode("utf-8", "backslashreplace")
+    try:
+        while line:
+            line = line[os.write(1, line) :]
+    except OSError:
+        return
 
 
 class _Spool:

@@ -20,8 +20,6 @@ who we are.
 """
 
 import os
-import re
-import shlex
 import signal
 import sys
 import threading
@@ -31,25 +29,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sinergym_trainer.errors import one_line
 from sinergym_trainer.outputs import Uploader, connect
 from sinergym_trainer.runner import mailbox, vm
-from sinergym_trainer.runner.log import Log
+from sinergym_trainer.runner.command import Child, environment_of, exit_of
+from sinergym_trainer.runner.keeper import Keeper
+from sinergym_trainer.runner.log import Log, say
 from sinergym_trainer.runner.record import (
     FINAL,
     Exit,
-    Keeper,
     Record,
     Verdict,
-    one_line,
+    boot_command,
     parse_report,
     timestamp,
+)
+from sinergym_trainer.runner.removal import remove
+from sinergym_trainer.runner.stopping import (
+    STOP_SIGNALS,
+    Deadline,
+    hold_signals,
+    next_signal,
+    stop_pending,
 )
 
 GRACE = 25.0
 """Seconds that the command has after SIGTERM."""
 STOPPED = 128 + signal.SIGTERM
-_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
-_SIGNALS = _STOP_SIGNALS | {signal.SIGCHLD}
 
 OLD_NAME = "DRL_battery.py"
 OLD_PROGRAM = '''\
@@ -79,10 +85,7 @@ def supervise(environment: Mapping[str, str] = os.environ) -> int:
 
     It takes over descriptors 1 and 2, and the signals, of this process.
     """
-    # Blocked, and waited for where we are ready for them; as PID 1 they would be dropped else.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    for number in _SIGNALS:
-        signal.signal(number, lambda *_: None)
+    hold_signals()
     vm.prepare_google_auth()
     try:
         box = mailbox.Mailbox()
@@ -96,42 +99,6 @@ def supervise(environment: Mapping[str, str] = os.environ) -> int:
         log.close()
 
 
-def exit_of(status: int, command: str, tail: str) -> Exit:
-    """Say how a command ended: code, signal, kind, and a hint for people.
-
-    Args:
-        status: as `os.waitpid` gives it.
-        command: the command line.
-        tail: the last that it printed.
-    """
-    if os.WIFSIGNALED(status):
-        name = _signal_name(os.WTERMSIG(status))
-        code, killed = 128 + os.WTERMSIG(status), name == "SIGKILL"
-    else:
-        name, code = None, os.WEXITSTATUS(status)
-        killed = code == 128 + signal.SIGKILL
-    if killed:
-        return Exit(
-            code=code,
-            signal="SIGKILL",
-            kind="oom",
-            hint="killed from outside: most likely out of memory; take a larger machine type",
-        )
-    if name is not None:
-        return Exit(code=code, signal=name, kind="signal", hint=f"ended by {name}")
-    if code == 0:
-        return Exit(code=0, signal=None, kind="ok", hint=None)
-    if code == 127:
-        found = re.findall(r"([^\s:]+): (?:command )?not found", tail)
-        program = found[-1] if found else _program(command)
-        hint = f"no such program in the image: {program}"
-        return Exit(code=code, signal=None, kind="not_found", hint=hint)
-    hint = _last_line(tail)
-    if code == 126:
-        hint = f"{_program(command)} is there, but is not a program that can run; {hint}"
-    return Exit(code=code, signal=None, kind="error", hint=hint)
-
-
 class _Supervisor:
     """One run of the runner."""
 
@@ -139,13 +106,13 @@ class _Supervisor:
         self._environment = environment
         self._box = box
         self._log = log
-        self._child: int | None = None
+        self._child = Child()
         self._kill_at: float | None = None
         self._preempted = False
 
     def run(self) -> int:
         try:
-            self._vm = vm.identify(self._environment, stop=_stop_pending, say=say)
+            self._vm = vm.identify(self._environment, stop=stop_pending, say=say)
         except vm.SettingsMissing as error:
             say(f"it is not known which experiment this is: {error}")
             return 2
@@ -179,7 +146,7 @@ class _Supervisor:
             say(f"the runner itself has failed, this is a bug: {one_line(error)}")
             traceback.print_exc()
             sys.stderr.flush()
-            self._end_family()
+            self._child.end_family(self._kill_at)
             hint = f"the runner itself has failed: {one_line(error)}"
             self._conclude("failed", Exit(code=None, signal=None, kind="error", hint=hint), 60)
             return 70
@@ -189,7 +156,7 @@ class _Supervisor:
         if isinstance(command, int):
             return command
         ended = self._run(command)
-        self._end_family()
+        self._child.end_family(self._kill_at)
         verdict = self._keeper.verdict
         if verdict is not None:
             return self._end_as_told(verdict)
@@ -209,12 +176,12 @@ class _Supervisor:
         deadline = time.monotonic() + self._vm.patience
         claimed = False
         while True:
-            number = _next_signal(0.05)
-            if number in _STOP_SIGNALS:
+            number = next_signal(0.05)
+            if number in STOP_SIGNALS:
                 say("told to stop before a command came")
-                self._log.flush(_Deadline(2, 2) if claimed else lambda: True)
+                self._log.flush(Deadline(2, 2) if claimed else lambda: True)
                 return STOPPED
-            self._reap()
+            self._child.reap()
             if not claimed and self._keeper.claimed.is_set():
                 claimed = True
                 record = self._keeper.record
@@ -245,7 +212,7 @@ class _Supervisor:
     def _read_manifest(self) -> None:
         """In sweeps that are dispatched at boot, take the command from the manifest."""
         delay = 0.5
-        while self._child is None and self._keeper.verdict is None:
+        while not self._child.started and self._keeper.verdict is None:
             try:
                 command = boot_command(
                     self._bucket()
@@ -294,18 +261,12 @@ class _Supervisor:
         )
         self._write_old_name()
         say(f"running: {command}")
-        _adopt_orphans()
+        environment = environment_of(
+            record, self._vm, self._environment, output=output, progress=self._progress
+        )
         try:
-            self._child = os.posix_spawn(
-                "/bin/sh",
-                ["/bin/sh", "-c", command],
-                self._child_environment(output),
-                file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)],
-                setsid=True,
-                setsigmask=(),
-                setsigdef=(*_SIGNALS, signal.SIGPIPE),
-            )
-        except (OSError, ValueError) as error:  # too long, say, or with a NUL in it
+            self._child.start(command, environment)
+        except (OSError, ValueError) as error:
             say(f"the command cannot be started: {error}")
             self._keeper.update(state="running", command=command)
             return Ended(status=126 << 8)
@@ -322,23 +283,23 @@ class _Supervisor:
         """Wait for the end of the command; pass on signals and progress meanwhile."""
         stopped = False
         while True:
-            number = _next_signal(0.5)
-            status = self._reap()
+            number = next_signal(0.5)
+            status = self._child.reap()
             if status is not None:
                 self._read_progress()
                 return Ended(status=status, stopped=stopped)
-            if self._kill_at is None and number in _STOP_SIGNALS:
+            if self._kill_at is None and number in STOP_SIGNALS:
                 stopped, self._kill_at = True, time.monotonic() + GRACE
                 say(f"told to stop: SIGTERM to the command, which has {GRACE:g} s")
-                self._signal_child(signal.SIGTERM)
+                self._child.signal(signal.SIGTERM)
                 self._note_stop()
             elif self._kill_at is None and self._keeper.verdict is not None:
                 self._kill_at = time.monotonic() + GRACE
                 say(f"the experiment was ended from outside: SIGTERM to the command, {GRACE:g} s")
-                self._signal_child(signal.SIGTERM)
+                self._child.signal(signal.SIGTERM)
             elif self._kill_at is not None and time.monotonic() > self._kill_at:
                 say("the command did not end in time: SIGKILL")
-                self._signal_child(signal.SIGKILL)
+                self._child.signal(signal.SIGKILL)
             self._read_progress()
 
     def _note_stop(self) -> None:
@@ -390,8 +351,8 @@ class _Supervisor:
         """After the command's own end: outputs, log, final record, removal."""
         self._keeper.update(state="uploading", exit=result)
         minutes = self._seconds("SINERGYM_UPLOAD_MINUTES", 10.0)
-        failed = self._upload_outputs(_Deadline(minutes * 60, GRACE))
-        if failed and _stop_pending():
+        failed = self._upload_outputs(Deadline(minutes * 60, GRACE))
+        if failed and stop_pending():
             say("told to stop before all outputs were uploaded: the next attempt has to repeat it")
             return self._leave(result)
         state = "finished" if result.kind == "ok" else "failed"
@@ -407,11 +368,11 @@ class _Supervisor:
     def _leave(self, result: Exit) -> int:
         """After SIGTERM: save what is there; the record stays open for the next attempt."""
         say(f"the command ended with {result.signal or f'exit code {result.code}'}")
-        if self._upload_outputs(_Deadline(GRACE, GRACE)):
+        if self._upload_outputs(Deadline(GRACE, GRACE)):
             say("not all outputs could be uploaded")
-        self._log.flush(_Deadline(10, 10))
+        self._log.flush(Deadline(10, 10))
         self._keeper.update(exit=self._stop_exit(result.code))
-        self._keeper.settle(_Deadline(5, 5))
+        self._keeper.settle(Deadline(5, 5))
         return STOPPED
 
     def _end_as_told(self, verdict: Verdict) -> int:
@@ -425,16 +386,16 @@ class _Supervisor:
             say("the sweep was deleted")
         else:
             say("the experiment was cancelled")
-            if self._child is not None:
-                self._upload_outputs(_Deadline(60, GRACE))
-            self._log.flush(_Deadline(30, 10))
+            if self._child.started:
+                self._upload_outputs(Deadline(60, GRACE))
+            self._log.flush(Deadline(30, 10))
         self._remove_vm()
         return 0
 
     def _conclude(self, state: str, result: Exit, seconds: float) -> None:
         """Upload the log, write the final record, remove the VM."""
         say(f"{state}: the last lines of the log and the record go to the bucket")
-        deadline = _Deadline(seconds, GRACE)
+        deadline = Deadline(seconds, GRACE)
         if self._log.lost:
             say(f"{self._log.lost} bytes of the log could not be kept for the bucket")
         if not self._log.flush(deadline):
@@ -443,7 +404,7 @@ class _Supervisor:
             return
         assert state in FINAL  # noqa: S101 - a wrong word here would run the experiment again
         self._keeper.update(state=state, exit=result, ended=timestamp())
-        if not self._keeper.settle(_Deadline(max(seconds, 60), GRACE)):
+        if not self._keeper.settle(Deadline(max(seconds, 60), GRACE)):
             say(f"the final record could not be written: {self._keeper.last_error}")
         if self._keeper.verdict is Verdict.SUPERSEDED:
             say("another VM has taken over this experiment")
@@ -454,9 +415,9 @@ class _Supervisor:
     def _remove_vm(self) -> None:
         self._keeper.close()
         seconds = self._seconds("SINERGYM_REMOVAL_SECONDS", 600.0)
-        vm.remove(self._vm, self._environment, give_up=_Deadline(seconds, 60), say=say)
+        remove(self._vm, self._environment, give_up=Deadline(seconds, 60), say=say)
         if self._log_is_wanted():
-            self._log.flush(_Deadline(5, 5))
+            self._log.flush(Deadline(5, 5))
 
     def _log_is_wanted(self) -> bool:
         keeper = self._keeper
@@ -466,7 +427,7 @@ class _Supervisor:
             and keeper.verdict in {None, Verdict.STOP}
         )
 
-    def _upload_outputs(self, give_up: "_Deadline") -> Mapping[str, str]:
+    def _upload_outputs(self, give_up: Deadline) -> Mapping[str, str]:
         """Upload until all is there; returns what is not, and why."""
         delay = 1.0
         while True:
@@ -484,68 +445,6 @@ class _Supervisor:
                     return result.failed
                 time.sleep(0.1)
             delay = min(delay * 2, 30.0)
-
-    # Processes
-
-    def _reap(self) -> int | None:
-        """Collect ended children, orphans too; returns the command's status once it has ended."""
-        found: int | None = None
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return found
-            if pid == 0:
-                return found
-            if pid == self._child:
-                found = status
-
-    def _signal_child(self, number: signal.Signals) -> None:
-        if self._child is None:
-            return
-        try:
-            os.killpg(self._child, number)
-        except (ProcessLookupError, PermissionError):
-            return
-
-    def _end_family(self) -> None:
-        """End what the command has left behind: its session, and orphans that came to us."""
-        if self._child is None:
-            return
-        now = time.monotonic()
-        # Told to stop, a shell ends at once while its program still saves: that has its time.
-        kill_at = now + 2 if self._kill_at is None else max(now + 0.5, self._kill_at)
-        if self._kill_at is None:
-            self._signal_child(signal.SIGTERM)
-        while (left := _family(self._child)) and time.monotonic() < kill_at + 8:
-            if time.monotonic() > kill_at:
-                for pid in left:
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                    except (ProcessLookupError, PermissionError):
-                        continue
-            time.sleep(0.05)
-            self._reap()
-        self._reap()
-
-    def _child_environment(self, output: Path) -> dict[str, str]:
-        record, me = self._keeper.record, self._vm
-        environment = {
-            **self._environment,
-            "SINERGYM_SWEEP": record.sweep,
-            "SINERGYM_EXPERIMENT": record.experiment,
-            "SINERGYM_ATTEMPT": str(record.attempt),
-            "SINERGYM_BUCKET": me.bucket,
-            "SINERGYM_OUTPUT": str(output),
-            "SINERGYM_PROGRESS": str(self._progress),
-        }
-        # Python buffers what goes to a pipe; the log is to be live.
-        environment.setdefault("PYTHONUNBUFFERED", "1")
-        if me.zone:
-            environment["gce_zone"] = me.zone
-        if me.project:
-            environment["gce_project_id"] = me.project
-        return environment
 
     def _write_old_name(self) -> None:
         try:
@@ -565,53 +464,6 @@ class _Supervisor:
             return default
 
 
-def boot_command(manifest: bytes, experiment: str) -> str | None:
-    """Return the experiment's command if the sweep is dispatched at boot, else None.
-
-    Raises:
-        ValueError: it is not a manifest of schema 1, or the experiment is not in it.
-    """
-    import json
-
-    found = json.loads(manifest)
-    if not isinstance(found, dict) or found.get("schema") != 1:
-        raise ValueError("not a manifest of schema 1")
-    if found.get("dispatch") != "boot":
-        return None
-    for each in found.get("experiments") or []:
-        if isinstance(each, dict) and each.get("id") == experiment:
-            return str(each["command"])
-    raise ValueError(f"{experiment} is not in it")
-
-
-def say(text: str) -> None:
-    """Print a line of the runner's own, at once and as a whole."""
-    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
-    if len(shown) > 2000:
-        shown = f"{shown[:2000]} ... ({len(shown)} characters)"
-    line = f"sinergym-runner: {shown}\n".encode("utf-8", "backslashreplace")
-    try:
-        while line:
-            line = line[os.write(1, line) :]
-    except OSError:
-        return
-
-
-class _Deadline:
-    """Callable: is the time over? Once the container is told to stop, less time is left."""
-
-    def __init__(self, seconds: float, when_stopped: float) -> None:
-        self._until = time.monotonic() + seconds
-        self._when_stopped = when_stopped
-        self._stopped = False
-
-    def __call__(self) -> bool:
-        if not self._stopped and _stop_pending():
-            self._stopped = True
-            self._until = min(self._until, time.monotonic() + self._when_stopped)
-        return time.monotonic() >= self._until
-
-
 class _Once:
     """Callable that makes something at the first call, whichever thread comes first."""
 
@@ -627,47 +479,6 @@ class _Once:
             return self._made
 
 
-def _next_signal(seconds: float) -> int | None:
-    found = signal.sigtimedwait(_SIGNALS, seconds)
-    return found.si_signo if found is not None else None
-
-
-def _stop_pending() -> bool:
-    return bool(_STOP_SIGNALS & signal.sigpending())
-
-
-def _adopt_orphans() -> None:
-    """Become the parent of the command's orphans, also where we are not PID 1 (Linux)."""
-    import ctypes
-
-    set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
-    try:
-        ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
-    except (OSError, AttributeError):
-        return
-
-
-def _family(session: int) -> list[int]:
-    """Return the living processes of a session, and our own children (proc(5), `stat`)."""
-    found = []
-    try:
-        paths = list(Path("/proc").iterdir())
-    except FileNotFoundError:
-        return []
-    for path in paths:
-        if not path.name.isdecimal():
-            continue
-        try:
-            fields = (path / "stat").read_text("utf-8", "replace")
-        except OSError:
-            continue
-        state, parent, _, its_session = fields.rpartition(")")[2].split()[:4]
-        ours = int(its_session) == session or int(parent) == os.getpid()
-        if ours and state not in "ZX":
-            found.append(int(path.name))
-    return found
-
-
 def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -678,30 +489,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
-
-
-def _program(command: str) -> str:
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        words = command.split()
-    return next((word for word in words if "=" not in word), command)[:200]
-
-
-def _last_line(tail: str) -> str:
-    lines = [
-        line.strip()
-        for line in tail.splitlines()
-        if line.strip() and not line.startswith("sinergym-runner: ")
-    ]
-    if not lines:
-        return "it printed nothing"
-    last = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", lines[-1])
-    return "its last line: " + "".join(sign for sign in last if sign.isprintable())[:300]
