@@ -5,28 +5,22 @@ says so.
 """
 
 import asyncio
-import re
-import secrets
 import zlib
-from dataclasses import dataclass
-from email import message_from_bytes, policy
 from pathlib import Path
 
-import aiohttp
 from aiohttp import web
-from yarl import URL
 
 from gcp_emulator.replies import GoogleError, Json, api, json_body, json_response
+from gcp_emulator.storage.batch import Batch
 from gcp_emulator.storage.listing import Listing
 from gcp_emulator.storage.objects import (
     Bucket,
     Conditions,
     ObjectStore,
     StoredObject,
-    Writing,
-    check_name,
-    object_fields,
 )
+from gcp_emulator.storage.resources import object_fields
+from gcp_emulator.storage.uploads import Uploads
 from gcp_emulator.storage.wire import (
     CHUNK,
     LISTING,
@@ -36,7 +30,6 @@ from gcp_emulator.storage.wire import (
     asked_range,
     bucket_json,
     conditions_of,
-    content_range,
     etag_header,
     limit_of,
     media_headers,
@@ -47,26 +40,10 @@ from gcp_emulator.storage.wire import (
     policy_json,
     query_of,
     read_multipart,
-    receive,
     sums_of,
     token_of,
     upload_name,
 )
-
-_RESUMABLE_UNIT = 256 * 1024
-
-
-@dataclass(slots=True, kw_only=True)
-class _Upload:
-    """A resumable upload under way."""
-
-    bucket: Bucket
-    name: str
-    fields: Json
-    conditions: Conditions
-    writing: Writing
-    total: int | None = None
-    stored: StoredObject | None = None
 
 
 class Storage:
@@ -81,8 +58,8 @@ class Storage:
 
     def __init__(self, folder: Path, *, mutation_limit: float | None = None) -> None:
         self.store = ObjectStore(folder, mutation_limit=mutation_limit)
-        self._uploads: dict[str, _Upload] = {}
-        self._client: aiohttp.ClientSession | None = None
+        self._uploads = Uploads(self.store)
+        self._batch = Batch()
 
     def add_routes(self, app: web.Application) -> None:
         """Add the routes under ``/storage``, ``/upload``, ``/download`` and ``/batch``."""
@@ -113,21 +90,16 @@ class Storage:
                 web.post(o + "/moveTo/o/{object2:[^/]+}", self.move),
                 web.post("/upload" + b + "/o", self.insert_object),
                 web.put("/upload" + b + "/o", self.insert_object),
-                web.delete("/upload" + b + "/o", self.cancel_upload),
+                web.delete("/upload" + b + "/o", self._uploads.cancel),
                 web.get("/download" + o, self.get_object),
-                web.post("/batch/storage/v1", self.batch),
+                web.post("/batch/storage/v1", self._batch.answer),
             ]
         )
 
     async def close(self) -> None:
         """Give up what is under way."""
-        for upload in self._uploads.values():
-            if upload.stored is None:
-                upload.writing.discard()
-        self._uploads.clear()
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        self._uploads.close()
+        await self._batch.close()
 
     # ---------------------------------------------------------------- buckets
 
@@ -272,11 +244,11 @@ class Storage:
         if query.get("kmsKeyName"):
             raise not_emulated("kmsKeyName")
         if "upload_id" in query:
-            return await self._continue_upload(request, query["upload_id"])
+            return await self._uploads.take(request, query["upload_id"])
         bucket = self.store.bucket(request.match_info["bucket"])
         kind = query.get("uploadType")
         if kind == "resumable":
-            return await self._begin_upload(request, bucket, query)
+            return await self._uploads.begin(request, bucket, query)
         if kind not in ("media", "multipart"):
             raise GoogleError(400, "badRequest", f"Invalid upload request: uploadType={kind}")
         conditions = conditions_of(query)
@@ -392,160 +364,6 @@ class Storage:
         if made.resource["name"] != source.resource["name"]:
             self.store.delete(bucket, source)
         return json_response(Links(request).object_json(made))
-
-    # ---------------------------------------------------------------- resumable uploads
-
-    async def _begin_upload(
-        self, request: web.Request, bucket: Bucket, query: dict[str, str]
-    ) -> web.Response:
-        fields = await json_body(request)
-        name = upload_name(query, fields)
-        check_name(name)
-        if "X-Upload-Content-Type" in request.headers:
-            fields.setdefault("contentType", request.headers["X-Upload-Content-Type"])
-        object_fields(fields)
-        conditions = conditions_of(query)
-        conditions.check(bucket.objects.get(name))
-        length = request.headers.get("X-Upload-Content-Length", "")
-        identity = secrets.token_urlsafe(24)
-        self._uploads[identity] = _Upload(
-            bucket=bucket,
-            name=name,
-            fields=fields | sums_of(request),
-            conditions=conditions,
-            writing=self.store.writing(),
-            total=int(length) if length.isdecimal() else None,
-        )
-        location = request.url.with_query(uploadType="resumable", name=name, upload_id=identity)
-        return web.Response(headers={"Location": str(location), "X-GUploader-UploadID": identity})
-
-    async def _continue_upload(self, request: web.Request, identity: str) -> web.Response:
-        upload = self._upload(request, identity)
-        if upload.stored is not None:
-            return json_response(Links(request).object_json(upload.stored))
-        writing = upload.writing
-        span, total = content_range(request)
-        total = total if total is not None else upload.total
-        if span is not None:
-            first, last = span
-            if first > writing.size:
-                raise GoogleError(
-                    400,
-                    "invalidRequest",
-                    "Invalid request. According to the Content-Range header, the upload offset is "
-                    f"{first} byte(s), which exceeds already uploaded size of {writing.size} "
-                    "byte(s).",
-                )
-            await receive(request, writing, skip=writing.size - first)
-            if last is None:
-                # All at once, without a range.
-                total = writing.size if total is None else total
-            elif writing.size <= last or (total is None and (last + 1) % _RESUMABLE_UNIT):
-                raise GoogleError(
-                    400,
-                    "invalidRequest",
-                    "Invalid request. The number of bytes uploaded is required to be a multiple "
-                    f"of {_RESUMABLE_UNIT}, except for the final request, and as many as "
-                    "Content-Range says.",
-                )
-        if total is None or writing.size < total:
-            held = {"Range": f"bytes=0-{writing.size - 1}"} if writing.size else {}
-            return web.Response(status=308, headers={**held, "X-GUploader-UploadID": identity})
-        try:
-            upload.stored = self.store.insert(
-                upload.bucket, upload.name, writing.finish(), upload.fields, upload.conditions
-            )
-        except GoogleError:
-            self._uploads.pop(identity, None)
-            writing.discard()
-            raise
-        return json_response(
-            Links(request).object_json(upload.stored), headers=etag_header(upload.stored)
-        )
-
-    @api("storage.objects.insert")
-    async def cancel_upload(self, request: web.Request) -> web.Response:
-        """DELETE the location of a resumable upload: 499 says that it is cancelled."""
-        identity = request.query.get("upload_id", "")
-        upload = self._upload(request, identity)
-        del self._uploads[identity]
-        if upload.stored is None:
-            upload.writing.discard()
-        return web.Response(status=499)
-
-    def _upload(self, request: web.Request, identity: str) -> _Upload:
-        upload = self._uploads.get(identity)
-        if upload is None or upload.bucket.name != request.match_info["bucket"]:
-            raise GoogleError(404, "notFound", "Not Found: no such resumable upload")
-        return upload
-
-    # ---------------------------------------------------------------- batch
-
-    @api("storage.batch")
-    async def batch(self, request: web.Request) -> web.Response:
-        """POST /batch/storage/v1: up to 100 requests in one (multipart/mixed).
-
-        Each goes through this server's front door, so that faults and counts see it.
-        """
-        head = f"Content-Type: {request.headers.get('Content-Type', '')}\r\n\r\n".encode()
-        parsed = message_from_bytes(head + await request.read(), policy=policy.HTTP)
-        parts = list(parsed.iter_parts()) if parsed.is_multipart() else []
-        if not 1 <= len(parts) <= 100:
-            raise GoogleError(400, "invalid", "A batch has 1 to 100 parts of application/http")
-        boundary = f"batch_{secrets.token_hex(12)}"
-        out = b""
-        for part in parts:
-            payload = part.get_payload(decode=True)
-            raw = payload if isinstance(payload, bytes) else b""
-            identity = str(part.get("Content-ID", "")).strip("<> ")
-            answer = await self._one_of_batch(request, raw)
-            out += (
-                f"--{boundary}\r\nContent-Type: application/http\r\n"
-                f"Content-ID: <response-{identity}>\r\n\r\n"
-            ).encode() + answer
-        out += f"--{boundary}--\r\n".encode()
-        return web.Response(
-            body=out, headers={"Content-Type": f"multipart/mixed; boundary={boundary}"}
-        )
-
-    async def _one_of_batch(self, request: web.Request, raw: bytes) -> bytes:
-        line, _, rest = raw.lstrip().partition(b"\n")
-        words = line.decode("latin-1").split()
-        if len(words) < 2 or not re.search(r"^(https?://[^/]+)?/storage/v1/", words[1]):
-            raise GoogleError(400, "invalid", f"Failed to parse batch request: {line!r}")
-        message = message_from_bytes(rest, policy=policy.HTTP)
-        payload = message.get_payload(decode=True)
-        headers = {
-            name: str(value)
-            for name, value in message.items()
-            if name.lower() not in ("content-length", "host", "connection")
-        }
-        transport = request.transport
-        if transport is None:
-            raise GoogleError(503, "backendError", "the client is gone")
-        host, port = transport.get_extra_info("sockname")[:2]
-        path = re.sub(r"^https?://[^/]+", "", words[1])
-        self._client = self._client or aiohttp.ClientSession(auto_decompress=False)
-        async with self._client.request(
-            words[0],
-            URL(f"http://{host}:{port}{path}", encoded=True),
-            headers={**headers, "Host": request.host},
-            data=payload or None,
-        ) as answer:
-            body = await answer.read()
-            shown = "".join(
-                f"{name}: {value}\r\n"
-                for name, value in answer.headers.items()
-                if name.lower() not in ("transfer-encoding", "content-length")
-            )
-            return (
-                (
-                    f"HTTP/1.1 {answer.status} {answer.reason}\r\n{shown}"
-                    f"Content-Length: {len(body)}\r\n\r\n"
-                ).encode()
-                + body
-                + b"\r\n"
-            )
 
     # ---------------------------------------------------------------- shared steps
 

@@ -11,7 +11,6 @@ import bisect
 import hashlib
 import json
 import os
-import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -19,14 +18,23 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO
 
 import google_crc32c
 
 from gcp_emulator.replies import GoogleError, Json
-
-METADATA_LIMIT: Final = 8 * 1024
-"""Bytes of an object's custom metadata, keys and values together."""
+from gcp_emulator.storage.resources import (
+    BUCKET_FIELDS,
+    OBJECT_FIELDS,
+    check_name,
+    complete_iam,
+    etag_of,
+    merge,
+    object_fields,
+    owners,
+    project_number,
+    valid_bucket_name,
+)
 
 _MULTI_REGIONS = ("ASIA", "EU", "US")
 _DUAL_REGIONS = ("ASIA1", "EUR4", "EUR5", "EUR7", "EUR8", "NAM4")
@@ -202,7 +210,7 @@ class ObjectStore:
             GoogleError: 400 for a name that Google would refuse, 409 when it exists.
         """
         name = wanted.get("name")
-        if not isinstance(name, str) or not _valid_bucket_name(name):
+        if not isinstance(name, str) or not valid_bucket_name(name):
             raise GoogleError(400, "invalid", f"Invalid bucket name: '{name}'")
         if name in self._buckets:
             raise GoogleError(
@@ -216,7 +224,7 @@ class ObjectStore:
             "kind": "storage#bucket",
             "id": name,
             "name": name,
-            "projectNumber": _project_number(project),
+            "projectNumber": project_number(project),
             "location": location,
             "locationType": kind,
             "storageClass": wanted.get("storageClass") or "STANDARD",
@@ -228,9 +236,9 @@ class ObjectStore:
             "iamConfiguration": {},
             **({} if kind == "region" else {"rpo": "DEFAULT"}),
         }
-        bucket = Bucket(resource, {"project": project, "bindings": _owners(project), "version": 1})
-        _merge(resource, {key: wanted[key] for key in _BUCKET_FIELDS if key in wanted})
-        _complete_iam(resource, now)
+        bucket = Bucket(resource, {"project": project, "bindings": owners(project), "version": 1})
+        merge(resource, {key: wanted[key] for key in BUCKET_FIELDS if key in wanted})
+        complete_iam(resource, now)
         (self._buckets_folder / name / "objects").mkdir(parents=True)
         self._buckets[name] = bucket
         self._save_bucket(bucket)
@@ -239,11 +247,11 @@ class ObjectStore:
     def patch_bucket(self, bucket: Bucket, changes: Json, *, whole: bool) -> None:
         """Change a bucket; `whole` replaces what can be changed, else it is merged."""
         if whole:
-            for key in _BUCKET_FIELDS:
+            for key in BUCKET_FIELDS:
                 if key not in ("iamConfiguration", "storageClass"):
                     bucket.resource.pop(key, None)
-        _merge(bucket.resource, {key: changes[key] for key in _BUCKET_FIELDS if key in changes})
-        _complete_iam(bucket.resource, _now())
+        merge(bucket.resource, {key: changes[key] for key in BUCKET_FIELDS if key in changes})
+        complete_iam(bucket.resource, _now())
         self._touch_bucket(bucket)
 
     def delete_bucket(self, bucket: Bucket) -> None:
@@ -340,7 +348,7 @@ class ObjectStore:
             del resource["md5Hash"]
             resource["componentCount"] = components
         resource |= kept
-        resource["etag"] = _etag(resource)
+        resource["etag"] = etag_of(resource)
         stored = StoredObject(resource, content.path.name)
         self._save_object(bucket, stored)
         if before is None:
@@ -360,17 +368,17 @@ class ObjectStore:
         if not whole and "metadata" in stored.resource:
             changed["metadata"] = dict(stored.resource["metadata"])
         if whole:
-            for key in _OBJECT_FIELDS:
+            for key in OBJECT_FIELDS:
                 if key not in ("contentType", "storageClass"):
                     changed.pop(key, None)
-        _merge(changed, {key: changes[key] for key in _OBJECT_FIELDS if key in changes})
+        merge(changed, {key: changes[key] for key in OBJECT_FIELDS if key in changes})
         if not changed.get("metadata"):
             changed.pop("metadata", None)
         object_fields(changed)
         self._count_mutation(bucket, str(changed["name"]))
         changed["metageneration"] = str(stored.metageneration + 1)
         changed["updated"] = _now()
-        changed["etag"] = _etag(changed)
+        changed["etag"] = etag_of(changed)
         stored.resource = changed
         self._save_object(bucket, stored)
 
@@ -423,7 +431,7 @@ class ObjectStore:
                 path.unlink()
 
     def _save_bucket(self, bucket: Bucket) -> None:
-        bucket.resource["etag"] = _etag(bucket.resource)
+        bucket.resource["etag"] = etag_of(bucket.resource)
         path = self._buckets_folder / bucket.name / "bucket.json"
         _replace(path, {"resource": bucket.resource, "policy": bucket.policy})
 
@@ -466,60 +474,6 @@ def policy_etag(bucket: Bucket) -> str:
     return base64.b64encode(hashlib.sha256(text).digest()[:6]).decode()
 
 
-def check_name(name: str) -> None:
-    """https://cloud.google.com/storage/docs/objects#naming: 1 to 1024 bytes, no line ends.
-
-    Raises:
-        GoogleError: 400.
-    """
-    try:
-        length = len(name.encode("utf-8"))
-    except UnicodeEncodeError:
-        length = 0
-    if not 1 <= length <= 1024:
-        raise GoogleError(400, "invalid", f"The object name is empty or too long: {length} bytes")
-    if "\r" in name or "\n" in name or name in (".", ".."):
-        raise GoogleError(400, "invalid", f"Disallowed object name: {name!r}")
-    if name.startswith(".well-known/acme-challenge/"):
-        raise GoogleError(400, "invalid", f"Disallowed object name: {name!r}")
-
-
-_OBJECT_FIELDS: Final = (
-    "cacheControl", "contentDisposition", "contentEncoding", "contentLanguage", "contentType",
-    "customTime", "eventBasedHold", "metadata", "storageClass", "temporaryHold",
-)  # fmt: skip
-_BUCKET_FIELDS: Final = (
-    "autoclass", "billing", "cors", "defaultEventBasedHold", "encryption", "iamConfiguration",
-    "labels", "lifecycle", "logging", "retentionPolicy", "rpo", "softDeletePolicy",
-    "storageClass", "versioning", "website", "hierarchicalNamespace",
-)  # fmt: skip
-
-
-def object_fields(fields: Mapping[str, Any]) -> Json:
-    """Those fields of an object that a client may choose, checked.
-
-    Raises:
-        GoogleError: 400 for wrong types and for too much custom metadata.
-    """
-    kept = {key: fields[key] for key in _OBJECT_FIELDS if fields.get(key) is not None}
-    metadata = kept.get("metadata", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise GoogleError(400, "invalid", "Invalid value for: metadata must map texts to texts")
-    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
-    if size > METADATA_LIMIT:
-        raise GoogleError(
-            400,
-            "invalid",
-            "The metadata for your object exceeds the maximum allowed size: "
-            f"{size} bytes, at most {METADATA_LIMIT}",
-        )
-    for key, value in kept.items():
-        wanted: type = bool if key in ("eventBasedHold", "temporaryHold") else str
-        if key != "metadata" and not isinstance(value, wanted):
-            raise GoogleError(400, "invalid", f"Invalid value for: {key}")
-    return kept
-
-
 def _check_sums(fields: Mapping[str, Any], content: Content) -> None:
     for key, title, actual in (
         ("md5Hash", "MD5 hash", content.md5),
@@ -540,57 +494,6 @@ def _condition_not_met() -> GoogleError:
         "conditionNotMet",
         "At least one of the pre-conditions you specified did not hold.",
     )
-
-
-def _valid_bucket_name(name: str) -> bool:
-    """https://cloud.google.com/storage/docs/buckets#naming."""
-    if not re.fullmatch(r"[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9]", name):
-        return False
-    parts = name.split(".")
-    if any(not 1 <= len(part) <= 63 for part in parts) or re.fullmatch(r"\d+(\.\d+){3}", name):
-        return False
-    return not name.startswith("goog") and "google" not in name
-
-
-def _project_number(project: str) -> str:
-    return str(10**11 + int(hashlib.sha256(project.encode()).hexdigest()[:10], 16) % 10**11)
-
-
-def _owners(project: str) -> list[Json]:
-    return [
-        {"role": f"roles/storage.legacyBucket{role}", "members": [f"project{who}:{project}"]}
-        for role, who in (("Owner", "Editor"), ("Reader", "Viewer"))
-    ]
-
-
-def _complete_iam(resource: Json, now: str) -> None:
-    """The parts of iamConfiguration that Google fills in."""
-    configuration = resource.setdefault("iamConfiguration", {})
-    configuration.setdefault("publicAccessPrevention", "inherited")
-    access = configuration.setdefault("uniformBucketLevelAccess", {"enabled": False})
-    if access.get("enabled"):
-        access.setdefault("lockedTime", now)
-    else:
-        access.pop("lockedTime", None)
-    configuration["bucketPolicyOnly"] = dict(access)
-
-
-def _merge(target: Json, changes: Mapping[str, Any]) -> None:
-    """JSON merge patch (RFC 7396)."""
-    for key, value in changes.items():
-        if value is None:
-            target.pop(key, None)
-        elif isinstance(value, dict):
-            inner = target.get(key)
-            target[key] = dict(inner) if isinstance(inner, dict) else {}
-            _merge(target[key], value)
-        else:
-            target[key] = value
-
-
-def _etag(resource: Mapping[str, Any]) -> str:
-    text = f"{resource['generation']}/{resource['metageneration']}"
-    return base64.b64encode(text.encode()).decode()
 
 
 def _now() -> str:
