@@ -9,11 +9,13 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sinergym_trainer.errors import one_line
 
 CHUNK = 8 << 20
 """Bytes of a large file that are in memory at a time, for each of the files on their way."""
@@ -57,24 +59,30 @@ def connect(bucket: str, project: str | None = None) -> Any:
     return storage.Client(project=project or "unused").bucket(bucket)
 
 
-def upload_tree(folder: Path, bucket: str, prefix: str) -> Uploaded:
+def upload_tree(
+    folder: Path, bucket: str, prefix: str, *, pauses: Sequence[float] = (1.0, 2.0)
+) -> Uploaded:
     """Upload all files below a folder to `gs://<bucket>/<prefix>/...`.
 
     Args:
         folder: what to upload; symbolic links that leave it are not followed.
         bucket: the bucket's name.
         prefix: the objects' common beginning, with or without a slash at its end.
+        pauses: seconds before each further try of all that is missing; passing trouble with one
+            file has been waited out for 10 s in each.
 
     Raises:
         UploadFailed: after several tries some files are still missing in the bucket.
     """
     uploader = Uploader(lambda: connect(bucket), folder, {"": f"{prefix.strip('/')}/"})
-    failed: Mapping[str, str] = {}
-    for pause in (1, 2, 0):  # passing trouble has been waited out for 30 s in each already
-        failed = uploader.sync().failed
+    failed = uploader.sync().failed
+    for pause in pauses:
         if not failed:
-            return uploader.total
+            break
         time.sleep(pause)
+        failed = uploader.sync().failed
+    if not failed:
+        return uploader.total
     path, why = next(iter(failed.items()))
     more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
     raise UploadFailed(f"{folder / path}{more} to gs://{bucket}/{prefix}: {why}")
@@ -128,7 +136,7 @@ class Uploader:
             except Exception as error:
                 return Round(
                     uploaded=0,
-                    failed=dict.fromkeys(changed, _one_line(error)),
+                    failed=dict.fromkeys(changed, one_line(error)),
                     skipped=tuple(skipped),
                 )
             with ThreadPoolExecutor(min(PARALLEL, len(changed)), "outputs") as pool:
@@ -183,8 +191,8 @@ class Uploader:
                 retry = Retry(
                     predicate=lambda error: _is_passing(error) and not stop(),
                     initial=0.5,
-                    maximum=8.0,
-                    timeout=30.0,
+                    maximum=2.0,
+                    timeout=10.0,
                 )
                 # So many bytes as there were: what is appended meanwhile is the next pass's.
                 blob.upload_from_file(
@@ -196,7 +204,7 @@ class Uploader:
         except FileNotFoundError:
             return None
         except Exception as error:
-            return _one_line(error)
+            return one_line(error)
         self._sizes[path] = status.st_size
         # Clocks of file systems tick slowly: a file this young may change without a trace.
         if time.time() - status.st_ctime > 1:
@@ -226,11 +234,8 @@ def _is_passing(error: Exception) -> bool:
     # https://cloud.google.com/storage/docs/retry-strategy; sending a file again does no harm here.
     import requests
 
-    code = getattr(error, "code", None)
+    # A reply that the client refuses has its status in the response, all other errors have a code.
+    code = getattr(getattr(error, "response", None), "status_code", getattr(error, "code", None))
     if isinstance(code, int):
         return code in {408, 429} or code >= 500
     return isinstance(error, ConnectionError | requests.ConnectionError | requests.Timeout)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

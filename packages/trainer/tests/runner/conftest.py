@@ -190,8 +190,8 @@ class Cloud:
         if self.group_size is None and "/instanceGroupManagers/" in path:
             return _error(404, "notFound", "The resource was not found")
         if path.endswith("/deleteInstances"):
-            self._loop.call_later(0.3, self._shrink)
-            return self._operation(0.35)
+            self._loop.call_later(0.1, self._shrink)
+            return self._operation(0.15)
         if request.method == "DELETE":
             if self.compute_busy > 0:
                 self.compute_busy -= 1
@@ -275,8 +275,9 @@ class Vm:
             "STORAGE_EMULATOR_HOST": cloud.address,
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{cloud.address}/compute/v1/",
             "GCE_METADATA_HOST": cloud.metadata(experiment, told, instance_id),
-            "SINERGYM_SYNC_SECONDS": "1",
-            "SINERGYM_HEARTBEAT_SECONDS": "1",
+            "SINERGYM_SYNC_SECONDS": "0.5",
+            "SINERGYM_HEARTBEAT_SECONDS": "0.3",
+            "SINERGYM_RECORD_SECONDS": "0.1",
             **(environment or {}),
         }
         self._out = (folder / "stdout").open("wb")

@@ -42,9 +42,12 @@ def test_an_experiment_from_waiting_to_removed(cloud: Any, new_vm: NewVm) -> Non
         " echo out; echo err >&2; env | grep -i -e ^sinergym_ -e ^gce_ | sort;"
         ' printf %s \'{"episode": 2, "mean_reward": -1.5, "mlflow": {"run_id": "r1"},'
         ' "versions": {"torch": "2.9"}}\' > $SINERGYM_PROGRESS.new;'
-        " mv $SINERGYM_PROGRESS.new $SINERGYM_PROGRESS; sleep 2.5"
+        " mv $SINERGYM_PROGRESS.new $SINERGYM_PROGRESS; while [ ! -e go ]; do sleep 0.05; done"
     )
     vm.start(program)
+    wait_for(lambda: cloud.record().get("progress"))
+    assert cloud.record()["state"] == "running"
+    (vm.folder / "go").touch()
 
     assert vm.ends() == 0
     record = cloud.record()
@@ -111,7 +114,7 @@ def test_a_failure_is_recorded_with_its_cause(cloud: Any, new_vm: NewVm) -> None
 
 def test_patience_ends(cloud: Any, new_vm: NewVm) -> None:
     """Without a command the record says idle and how to send one, and the VM goes."""
-    vm = new_vm(attributes={"sinergym-patience": "1"})
+    vm = new_vm(attributes={"sinergym-patience": "0.6"})
 
     assert vm.ends() == 0
     assert cloud.record()["state"] == "idle"
@@ -123,13 +126,11 @@ def test_patience_ends(cloud: Any, new_vm: NewVm) -> None:
 def test_submit_answers(cloud: Any, new_vm: NewVm) -> None:
     """The same command is accepted again, another is refused, and none without a runner."""
     vm = new_vm()
-    vm.says("waiting for a command")
-    waited = time.monotonic() - vm.started
-    vm.start("sleep 1; echo $((40 + 2)) 'a  b'")
-    submitted = time.monotonic() - vm.started - waited
-    print(f"waiting after {waited:.3f} s, submit in {submitted:.3f} s")  # noqa: T201
-    again = vm.submit("sleep 1; echo $((40 + 2)) 'a  b'")
+    command = "while [ ! -e go ]; do sleep 0.05; done; echo $((40 + 2)) 'a  b'"
+    vm.start(command)
+    again = vm.submit(command)
     other = vm.submit("echo", "other")
+    (vm.folder / "go").touch()
 
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.count("\n") == 1
@@ -158,14 +159,19 @@ def test_cancelled_from_outside(cloud: Any, new_vm: NewVm) -> None:
 
 
 def test_a_deleted_sweep_does_not_come_back(cloud: Any, new_vm: NewVm) -> None:
-    """When the record is gone nothing is uploaded any more, and the VM goes."""
+    """Once the record is seen to be gone nothing is uploaded any more, and the VM goes."""
     vm = new_vm()
-    vm.start("echo x > $SINERGYM_OUTPUT/x; sleep 30")
+    vm.start(
+        "trap 'echo late; echo x > $SINERGYM_OUTPUT/late; sleep 1; exit' TERM;"
+        " echo x > $SINERGYM_OUTPUT/x; while :; do sleep 0.05; done"
+    )
     wait_for(lambda: "quick/quick-0001/output/x" in cloud.objects)
+    cloud.objects.clear()
+    vm.says("late\n")
     cloud.objects.clear()
 
     assert vm.ends() == 0
-    assert [name for name in cloud.objects if "log" not in name] == []
+    assert list(cloud.objects) == []
     assert removal_of("quick-0001") in cloud.calls
 
 
@@ -374,7 +380,7 @@ def test_dispatch_at_boot(cloud: Any, new_vm: NewVm) -> None:
 
 def test_nobody_says_who_it_is(cloud: Any, new_vm: NewVm) -> None:
     """Without settings it ends with 2 and says what is missing."""
-    host = {"GCE_METADATA_HOST": "127.0.0.1:1", "SINERGYM_METADATA_SECONDS": "0.5"}
+    host = {"GCE_METADATA_HOST": "127.0.0.1:1", "SINERGYM_METADATA_SECONDS": "0"}
     vm = new_vm(environment={**host, "SINERGYM_SWEEP": "quick"})
 
     assert vm.ends() == 2
@@ -388,7 +394,7 @@ def test_no_vm_only_environment(cloud: Any, new_vm: NewVm) -> None:
     vm = new_vm(
         environment={
             "GCE_METADATA_HOST": "127.0.0.1:1",
-            "SINERGYM_METADATA_SECONDS": "0.2",
+            "SINERGYM_METADATA_SECONDS": "0",
             "SINERGYM_BUCKET": "bucket",
             "SINERGYM_SWEEP": "quick",
             "SINERGYM_EXPERIMENT": "quick-0009",

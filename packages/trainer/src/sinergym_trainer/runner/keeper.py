@@ -1,7 +1,7 @@
 """The one thread that writes the experiment's record: claims an attempt, then keeps it up to date.
 
-It replaces the object with compare-and-swap, at most once a second (Cloud Storage's limit for one
-object: https://cloud.google.com/storage/quotas#objects), and at least once a heartbeat. What a
+It replaces the object with compare-and-swap, seldom enough for Cloud Storage, and at least once a
+heartbeat. What a
 record says, and who is right when two writers meet, is in `record`.
 """
 
@@ -26,6 +26,10 @@ from sinergym_trainer.runner.record import (
     timestamp,
 )
 
+PAUSE = 1.0
+"""Seconds: Cloud Storage takes one replacement of an object a second, with short bursts
+(https://cloud.google.com/storage/quotas#objects)."""
+
 
 class Keeper:
     """The only writer of the record: claims an attempt, then keeps the record up to date.
@@ -38,6 +42,7 @@ class Keeper:
         draft: who we are.
         say: prints a line of the runner.
         heartbeat: seconds between two replacements when nothing changes.
+        pause: seconds between two replacements at least.
     """
 
     def __init__(
@@ -47,11 +52,13 @@ class Keeper:
         *,
         say: Callable[[str], None],
         heartbeat: float = 20.0,
+        pause: float = PAUSE,
     ) -> None:
         self._bucket = bucket
         self._record = draft
         self._say = say
         self._heartbeat = heartbeat
+        self._pause = pause
         self._name = f"{draft.sweep}/records/{draft.experiment}.json"
         self._generation = 0
         self._version = 0
@@ -84,7 +91,7 @@ class Keeper:
         self._thread.start()
 
     def update(self, **changes: Any) -> None:
-        """Change members of the record; they are written within about a second."""
+        """Change members of the record; they are written after the pause at the latest."""
         with self._changed:
             changed = replace(self._record, **changes)
             if changed == self._record:
@@ -129,7 +136,7 @@ class Keeper:
                     if rest <= 0:
                         break
                     self._changed.wait(rest)
-            pause = last_write + 1.0 - time.monotonic()
+            pause = last_write + self._pause - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
             if not self._stopping:

@@ -51,6 +51,9 @@ class Log:
         self._waiting_since: float | None = None
         self._hurry = False
         self._done = False
+        self._withdrawn = False
+        self.last_error: str | None = None
+        """The latest trouble with a segment, in one line; None when there was none."""
         sys.stdout.flush()
         sys.stderr.flush()
         self._real = os.dup(1)
@@ -66,6 +69,11 @@ class Log:
         """Bytes so far."""
         return self._size
 
+    @property
+    def lost(self) -> int:
+        """Bytes that could not be kept on the disk, and that the bucket will not have."""
+        return self._lost
+
     def tail(self) -> str:
         """Return the last 8 KiB as text."""
         with self._lock:
@@ -76,6 +84,12 @@ class Log:
         threading.Thread(
             target=self._upload, args=(bucket, prefix), name="segments", daemon=True
         ).start()
+
+    def withdraw(self) -> None:
+        """Upload nothing more; what a request has on its way already may still arrive."""
+        with self._lock:
+            self._withdrawn = True
+            self._lock.notify_all()
 
     def flush(self, give_up: Callable[[], bool]) -> bool:
         """Wait until everything printed so far is in the bucket.
@@ -174,12 +188,14 @@ class Log:
         while True:
             segment = self._next_segment()
             delay = 0.5
-            while not self._try_upload(bucket, prefix, segment):
+            while not self._withdrawn and not self._try_upload(bucket, prefix, segment):
                 time.sleep(0.5)
                 with self._lock:
                     self._hurry = False
                     self._lock.wait_for(lambda: self._hurry, delay)
                 delay = min(delay * 2, 20.0)
+            if self._withdrawn:
+                return
             with self._lock:
                 segment.spool.uploaded += segment.length
                 self._uploaded = segment.offset + segment.length
@@ -202,6 +218,8 @@ class Log:
                     self._lock.notify_all()
                     self._lock.wait()
                     continue
+                if self._withdrawn:
+                    return _Segment(spool)
                 since = self._waiting_since or 0.0
                 rest = since + DELAY - time.monotonic()
                 full = self._size - self._uploaded >= EARLY
@@ -234,14 +252,6 @@ class Log:
             self.last_error = one_line(error)
             return False
         return True
-
-    last_error: str | None = None
-    """The latest trouble with a segment, in one line."""
-
-    @property
-    def lost(self) -> int:
-        """Bytes that could not be kept on the disk, and that the bucket will not have."""
-        return self._lost
 
 
 def say(text: str) -> None:

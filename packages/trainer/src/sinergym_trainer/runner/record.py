@@ -193,7 +193,10 @@ def boot_command(manifest: bytes, experiment: str) -> str | None:
         return None
     for each in found.get("experiments") or []:
         if isinstance(each, dict) and each.get("id") == experiment:
-            return str(each["command"])
+            command = each.get("command")
+            if not isinstance(command, str):
+                raise ValueError(f"{experiment} has no command in it")
+            return command
     raise ValueError(f"{experiment} is not in it")
 
 

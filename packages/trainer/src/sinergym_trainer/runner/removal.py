@@ -172,7 +172,7 @@ class _Compute:
 
 def _wait_for(compute: _Compute, operation: dict[str, Any], location: str) -> None:
     """Wait until the removal has been counted: only then the target size tells who is last."""
-    name, deadline = operation.get("name"), time.monotonic() + 20
+    name, deadline, delay = operation.get("name"), time.monotonic() + 20, 0.1
     found: dict[str, Any] | None = operation
     while name and found is not None:
         errors = (found.get("error") or {}).get("errors") or []
@@ -181,7 +181,8 @@ def _wait_for(compute: _Compute, operation: dict[str, Any], location: str) -> No
             raise _Refused(f"{first.get('code')}: {first.get('message')}")
         if found.get("status") == "DONE" or time.monotonic() > deadline:
             return
-        time.sleep(0.25)
+        time.sleep(delay)
+        delay = min(delay * 1.5, 1.0)
         found = compute.call("GET", f"{location}/operations/{name}")
 
 
@@ -203,7 +204,7 @@ def _remove_empty_group(compute: _Compute, group: str, say: Callable[[str], None
             compute.call("DELETE", group, when_busy="raise")
         except _Busy:
             # Most likely the other last one removes it: look until it is gone, or has members.
-            compute.pause(1.0, "the group is still there, being changed by somebody else")
+            compute.pause(0.5, "the group is still there, being changed by somebody else")
         else:
             return
 

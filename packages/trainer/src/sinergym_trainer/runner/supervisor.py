@@ -16,7 +16,7 @@ outputs to 25 s (if they do not make it, the record stays not final, too), the r
 Exit code: the command's (128 + n if signal n ended it; 1 if only its outputs got lost); 0 after
 `idle`, a cancellation, or when the experiment had ended before; 143 after SIGTERM; 1 when the
 bucket could not be reached in all the time, or another VM has taken over; 2 when it is not known
-who we are.
+who we are, or the working directory cannot be used; 70 after a bug of the runner's own.
 """
 
 import os
@@ -33,7 +33,7 @@ from sinergym_trainer.errors import one_line
 from sinergym_trainer.outputs import Uploader, connect
 from sinergym_trainer.runner import mailbox, vm
 from sinergym_trainer.runner.command import Child, environment_of, exit_of
-from sinergym_trainer.runner.keeper import Keeper
+from sinergym_trainer.runner.keeper import PAUSE, Keeper
 from sinergym_trainer.runner.log import Log, say
 from sinergym_trainer.runner.record import (
     FINAL,
@@ -136,6 +136,7 @@ class _Supervisor:
             ),
             say=say,
             heartbeat=self._seconds("SINERGYM_HEARTBEAT_SECONDS", 20.0),
+            pause=self._seconds("SINERGYM_RECORD_SECONDS", PAUSE),
         )
         self._keeper.start()
         try:
@@ -211,7 +212,7 @@ class _Supervisor:
 
     def _read_manifest(self) -> None:
         """In sweeps that are dispatched at boot, take the command from the manifest."""
-        delay = 0.5
+        delay = first = 0.5
         while not self._child.started and self._keeper.verdict is None:
             try:
                 command = boot_command(
@@ -226,6 +227,8 @@ class _Supervisor:
                 if isinstance(error, ValueError):
                     say(f"the manifest cannot be read: {error}")
                     return
+                if delay == first:
+                    say(f"the manifest cannot be read yet, trying again: {one_line(error)}")
                 time.sleep(delay)
                 delay = min(delay * 2, 10.0)
             else:
@@ -296,6 +299,8 @@ class _Supervisor:
             elif self._kill_at is None and self._keeper.verdict is not None:
                 self._kill_at = time.monotonic() + GRACE
                 say(f"the experiment was ended from outside: SIGTERM to the command, {GRACE:g} s")
+                if self._keeper.verdict is Verdict.DELETED:
+                    self._log.withdraw()
                 self._child.signal(signal.SIGTERM)
             elif self._kill_at is not None and time.monotonic() > self._kill_at:
                 say("the command did not end in time: SIGKILL")
@@ -313,9 +318,13 @@ class _Supervisor:
     def _sync_often(self, done: threading.Event) -> None:
         pause, problem = self._seconds("SINERGYM_SYNC_SECONDS", 15.0), None
         skipped: set[str] = set()
-        while not done.wait(pause):
-            result = self._uploader.sync(done.is_set)
-            if result.failed and not done.is_set():
+
+        def over() -> bool:
+            return done.is_set() or self._keeper.verdict is not None
+
+        while not done.wait(pause) and not over():
+            result = self._uploader.sync(over)
+            if result.failed and not over():
                 path, why = next(iter(result.failed.items()))
                 if why != problem:
                     say(f"{path} could not be uploaded yet: {why}")
@@ -383,6 +392,7 @@ class _Supervisor:
             return 1
         if verdict is Verdict.DELETED:
             # Uploading now would bring a part of the sweep back.
+            self._log.withdraw()
             say("the sweep was deleted")
         else:
             say("the experiment was cancelled")
@@ -457,11 +467,13 @@ class _Supervisor:
 
     def _seconds(self, name: str, default: float) -> float:
         text = self._environment.get(name)
-        try:
-            return max(float(text), 0.0) if text else default
-        except ValueError:
-            say(f"{name}={text} is not a number; {default:g} is taken")
+        if not text:
             return default
+        found = vm.number(text)
+        if found is None:
+            say(f"{name}={text} is not a number from 0 on; {default:g} is taken")
+            return default
+        return found
 
 
 class _Once:

@@ -98,7 +98,9 @@ def identify(
     host = environment.get("GCE_METADATA_HOST") or "metadata.google.internal"
     needed = ("SINERGYM_BUCKET", "SINERGYM_SWEEP", "SINERGYM_EXPERIMENT")
     complete = all(environment.get(name) for name in needed)
-    seconds = _number(environment.get("SINERGYM_METADATA_SECONDS")) or (2.0 if complete else 20.0)
+    seconds = number(environment.get("SINERGYM_METADATA_SECONDS"))
+    if seconds is None:
+        seconds = 2.0 if complete else 20.0
     told, problem = _ask(host, seconds, stop=stop, say=say, required=not complete)
     attributes = {key: told.get(f"instance/attributes/{key}") for key in _ATTRIBUTES}
 
@@ -123,7 +125,7 @@ def identify(
     if not EXPERIMENT_NAME.fullmatch(experiment):
         raise SettingsMissing(f"{experiment!r} is not an experiment's id: SWEEP-0001")
     patience = environment.get("SINERGYM_PATIENCE") or attributes["sinergym-patience"]
-    seconds_of_patience = DEFAULT_PATIENCE if patience is None else _number(patience)
+    seconds_of_patience = DEFAULT_PATIENCE if patience is None else number(patience)
     if seconds_of_patience is None:
         raise SettingsMissing(f"{patience!r} is not a number of seconds (sinergym-patience)")
     group = attributes["created-by"]
@@ -211,7 +213,8 @@ def _last_part(path: str | None) -> str | None:
     return path.rpartition("/")[2] if path else None
 
 
-def _number(text: str | None) -> float | None:
+def number(text: str | None) -> float | None:
+    """Read a setting: a number from 0 to a billion; None when the text is nothing of the kind."""
     try:
         value = float(text or "")
     except ValueError:
