@@ -224,6 +224,7 @@ def test_every_error_has_its_exit_code() -> None:
         "InvalidRequest": "USAGE",
         "NoCapacity": "UNAVAILABLE",
         "NotFound": "NOT_FOUND",
+        "NotReady": "UNAVAILABLE",
         "OperationFailed": "UNAVAILABLE",
         "PermissionDenied": "REFUSED",
         "QuotaExceeded": "REFUSED",

@@ -150,7 +150,7 @@ def test_our_errors_pass() -> None:
         ("conflict", 409, errors.AlreadyExists),
         ("alreadyExists", 409, errors.AlreadyExists),
         ("conditionNotMet", 412, errors.AlreadyExists),
-        ("resourceNotReady", 400, errors.Unavailable),
+        ("resourceNotReady", 400, errors.NotReady),
         ("resourceInUseByAnotherResource", 400, errors.InvalidRequest),
         ("forbidden", 403, errors.PermissionDenied),
         ("accessNotConfigured", 403, errors.PermissionDenied),

@@ -285,7 +285,7 @@ def test_errors_of_a_group(answers: Answers) -> None:
 
     assert (error.instance, error.action, error.code) == ("q-0001", "CREATING", "QUOTA_EXCEEDED")
     assert error.time is not None
-    assert error.time.isoformat() == "2026-11-22T10:00:00-08:00"
+    assert error.time.isoformat() == "2026-11-22T18:00:00+00:00"
 
 
 def test_zones(clients: Clients) -> None:

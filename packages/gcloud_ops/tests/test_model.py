@@ -1,9 +1,10 @@
 """The nouns: names, JSON forms, and the one function that derives an experiment's status."""
 
+import json
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcloud_ops.contract import (
@@ -206,6 +207,67 @@ def test_a_record_of_the_contract() -> None:
     assert found.started == datetime(2026, 11, 22, 10, tzinfo=UTC)
     assert found.updated is None
     assert found.raw["newer"] == {"a": 1}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+MEMBERS = {
+    "episode": JSON,
+    "timesteps": JSON | st.just(10**400),
+    "total_timesteps": JSON | st.integers(-3, 10**400),
+    "mean_reward": JSON,
+}
+EXIT = {"code": JSON, "signal": JSON, "kind": JSON, "hint": JSON}
+DOCUMENTS = st.fixed_dictionaries(
+    {"schema": st.just(1)},
+    optional={
+        "experiment": st.text(max_size=9) | JSON,
+        "attempt": st.integers(0, 9) | JSON,
+        "state": st.sampled_from(["running", "finished", "failed", "new"]) | JSON,
+        "started": st.datetimes(timezones=st.timezones()).map(datetime.isoformat) | JSON,
+        "updated": st.just("0001-01-01T00:00:00+10:00") | JSON,
+        "progress": st.fixed_dictionaries({}, optional=MEMBERS) | JSON,
+        "exit": st.fixed_dictionaries({}, optional=EXIT) | JSON,
+        "mlflow": st.fixed_dictionaries({}, optional={"run_id": JSON, "url": JSON}) | JSON,
+        "versions": st.dictionaries(st.text(max_size=3), JSON, max_size=2) | JSON,
+        "instance_id": JSON,
+    },
+)
+
+
+@given(content=st.dictionaries(st.text(max_size=8), JSON, max_size=5) | DOCUMENTS)
+@settings(max_examples=400)
+def test_any_object_is_a_record_or_refused(content: dict[str, object]) -> None:
+    """Whatever somebody has written into a record, looking at it never breaks."""
+    try:
+        found = Record.from_json(json.dumps(content))
+    except InvalidRequest:
+        return
+
+    status, reason = status_of(None, found, now=NOW, group_exists=True)
+    progress, end = found.progress, found.exit
+    assert (isinstance(status, S), isinstance(reason, str)) == (True, True)
+    assert found.is_final in {True, False}
+    assert progress.fraction is None or 0.0 <= progress.fraction <= 1.0
+    for count in (progress.episode, progress.timesteps, progress.total_timesteps):
+        assert count is None or type(count) is int
+    assert progress.mean_reward is None or abs(progress.mean_reward) < 2**63
+    assert end is None or (end.code is None or type(end.code) is int)
+    assert end is None or (end.signal is None or type(end.signal) is str)
+    assert all(type(text) is str for text in (found.mlflow_url, found.mlflow_run))
+    for moment in (found.started, found.updated, found.ended):
+        assert moment is None or timestamp(moment).endswith("Z")
+
+
+def test_nesting_that_never_ends_is_refused() -> None:
+    """Python's own limit of recursion is no crash of ours."""
+    with pytest.raises(InvalidRequest, match="not JSON"):
+        Record.from_json('{"schema": 1, "progress": ' + "[" * 100_000)
 
 
 def test_times() -> None:

@@ -22,6 +22,7 @@ from gcloud_ops.text import clean, one_line
         ("cut off \x1b[3", "cut off "),
         ("cut off \x1b", "cut off "),
         ("evil\u202etxt.exe", "eviltxt.exe"),
+        ("half \ud83d of one", "half  of one"),
         ("größe 🚀", "größe 🚀"),
     ],
 )

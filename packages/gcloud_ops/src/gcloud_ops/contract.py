@@ -29,6 +29,8 @@ __all__ = [
 SCHEMA = 1
 """Version of the contract that this package speaks."""
 
+_LARGEST = 1 << 63  # what is beyond was never counted
+
 CONTAINER = "sinergym"
 """Name of the one container on an instance."""
 
@@ -124,7 +126,7 @@ class Progress:
         """0 to 1, where it is known."""
         if not self.total_timesteps or self.timesteps is None:
             return None
-        return min(1.0, self.timesteps / self.total_timesteps)
+        return min(1.0, max(0.0, self.timesteps / self.total_timesteps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,35 +173,25 @@ class Record:
             InvalidRequest: It is not a record, or one of another schema.
         """
         content = _document(text, "record")
-        progress, end = content.get("progress") or {}, content.get("exit")
-        run = content.get("mlflow") or {}
+        run, versions = _mapping(content.get("mlflow")), _mapping(content.get("versions"))
         try:
             return cls(
-                experiment=str(content["experiment"]),
-                attempt=int(content["attempt"]),
-                state=str(content["state"]),
-                instance_id=str(content.get("instance_id") or ""),
+                experiment=_text(content["experiment"]),
+                attempt=_attempt(content["attempt"]),
+                state=_text(content["state"]),
+                instance_id=_shown(content.get("instance_id")),
                 started=_optional_time(content.get("started")),
                 updated=_optional_time(content.get("updated")),
                 ended=_optional_time(content.get("ended")),
-                progress=Progress(
-                    **{name: progress.get(name) for name in Progress.__dataclass_fields__}
-                ),
-                exit=Exit(
-                    code=end.get("code"),
-                    signal=end.get("signal"),
-                    kind=str(end.get("kind") or "error"),
-                    hint=str(end.get("hint") or ""),
-                )
-                if end
-                else None,
-                mlflow_run=str(run.get("run_id") or ""),
-                mlflow_url=str(run.get("url") or ""),
-                versions={str(k): str(v) for k, v in (content.get("versions") or {}).items()},
+                progress=_progress(_mapping(content.get("progress"))),
+                exit=_exit(content.get("exit")),
+                mlflow_run=_shown(run.get("run_id")),
+                mlflow_url=_shown(run.get("url")),
+                versions={_shown(name): _shown(version) for name, version in versions.items()},
                 generation=generation,
                 raw=content,
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise InvalidRequest(f"the record is broken: {error!r}") from error
 
 
@@ -215,17 +207,78 @@ def parse_time(text: str) -> datetime:
         ValueError: It is not a time.
     """
     time = datetime.fromisoformat(text)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    try:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise ValueError(f"no time that there is: {text!r}") from error
 
 
-def _optional_time(text: str | None) -> datetime | None:
-    return parse_time(text) if text else None
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"{value!r} is not text")
+
+
+def _attempt(value: object) -> int:
+    found = _count(value)
+    if found is None or found < 0:
+        raise ValueError(f"attempt: {value!r} is not a number of attempts")
+    return found
+
+
+def _optional_time(value: object) -> datetime | None:
+    return parse_time(_text(value)) if value else None
+
+
+def _progress(content: Mapping[str, Any]) -> Progress:
+    return Progress(
+        episode=_count(content.get("episode")),
+        episodes=_count(content.get("episodes")),
+        timesteps=_count(content.get("timesteps")),
+        total_timesteps=_count(content.get("total_timesteps")),
+        mean_reward=_number(content.get("mean_reward")),
+    )
+
+
+def _exit(value: object) -> Exit | None:
+    if not value or not isinstance(value, dict):
+        return None
+    return Exit(
+        code=_count(value.get("code")),
+        signal=_shown(value.get("signal")) or None,
+        kind=_shown(value.get("kind")) or "error",
+        hint=_shown(value.get("hint")),
+    )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: object) -> float | None:
+    """A number that can be shown and reckoned with; None for all else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if -_LARGEST < value < _LARGEST else None  # not so for NaN
+
+
+def _count(value: object) -> int | None:
+    """A whole number; None for all else."""
+    found = _number(value)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def _shown(value: object) -> str:
+    """Text, or a number as text; "" for all else."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return str(value)
 
 
 def _document(text: str | bytes, what: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the {what} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise InvalidRequest(f"the {what} is not a JSON object")

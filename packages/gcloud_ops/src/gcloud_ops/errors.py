@@ -9,6 +9,7 @@
     ├── QuotaExceeded          the project's quota does not allow it
     ├── NoCapacity             the zone has no such machines at the moment
     ├── Unavailable            the cloud does not answer, or asks to come back later
+    │   └── NotReady           somebody else is just making, changing or deleting it
     ├── OperationFailed        an operation ended with an error that is none of the above
     ├── ContainerFailed        the container did not start, or a command in it failed
     └── HostKeyMismatch        an instance shows another host key than the one it published
@@ -26,6 +27,7 @@ __all__ = [
     "InvalidRequest",
     "NoCapacity",
     "NotFound",
+    "NotReady",
     "OperationFailed",
     "PermissionDenied",
     "QuotaExceeded",
@@ -83,6 +85,10 @@ class NoCapacity(GcloudOpsError):
 
 class Unavailable(GcloudOpsError):
     """The cloud can't be reached, is overloaded, or timed out; trying again may help."""
+
+
+class NotReady(Unavailable):
+    """The resource is being made, changed or deleted at this moment, by another request."""
 
 
 class OperationFailed(GcloudOpsError):

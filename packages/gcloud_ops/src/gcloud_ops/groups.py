@@ -4,15 +4,16 @@ Functions, each with the clients first and returning our nouns. `zone=None` is t
 All raise `GcloudOpsError`: `NotFound`, `PermissionDenied`, `Unavailable`... where not said else.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import batched
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gcloud_ops.clients import Clients
 from gcloud_ops.compute import checked_name, last_part, time_of
-from gcloud_ops.errors import NotFound
+from gcloud_ops.errors import NotFound, NotReady
 from gcloud_ops.model import MAX_EXPERIMENTS, Group, Member
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "list_members",
 ]
 
+_PAUSE: Final = 0.5  # seconds between two looks at a group that somebody else deletes
 _ACTIONS = (
     "abandoning",
     "creating",
@@ -137,7 +139,7 @@ def delete_group(
     wait: bool = True,
     timeout: float = 600.0,
 ) -> bool:
-    """Delete a group and its instances; absent is done.
+    """Delete a group and its instances; absent is done, and so is deleted by somebody else.
 
     Args:
         clients: The clients.
@@ -150,15 +152,26 @@ def delete_group(
         Whether there was one.
     """
     resource = f"group {name}"
-    try:
-        operation = clients.start(
-            resource, clients.groups.delete_unary, **_group_fields(clients, name, zone)
-        )
-        if wait:
-            clients.wait(operation, resource=resource, timeout=timeout)
-    except NotFound:
-        return False
-    return True
+    deadline = time.monotonic() + timeout
+    found = False
+    while True:
+        try:
+            operation = clients.start(
+                resource, clients.groups.delete_unary, **_group_fields(clients, name, zone)
+            )
+            if wait:
+                clients.wait(operation, resource=resource, timeout=timeout)
+            return True
+        except NotFound:
+            return found
+        except NotReady:
+            # The last runner, or another cancel, is deleting it at this moment.
+            found = True
+            if not wait:
+                return True
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE)
 
 
 def create_instances(

@@ -18,12 +18,14 @@ _ESCAPE_SEQUENCES = re.compile(
     r"|\x9b[0-?]*[ -/]*[@-~]?"  # CSI as one byte
     r"|[\x90\x98\x9d-\x9f][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c|$)"  # the strings as one byte
 )
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _DIRECTIONS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def clean(text: str) -> str:
     r"""Return the text without terminal escapes and control characters.
+
+    Halves of surrogate pairs go too: JSON can write them, but no terminal can be sent them.
 
     Tab and line feed stay. A carriage return before a line feed goes, any other becomes a line
     feed: a progress bar's frames become lines, and none can overwrite another. Marks that turn

@@ -87,6 +87,7 @@ _EXIT_CODES: Mapping[type[GcloudOpsError], ExitCode] = {
     errors.QuotaExceeded: ExitCode.REFUSED,
     errors.NoCapacity: ExitCode.UNAVAILABLE,
     errors.Unavailable: ExitCode.UNAVAILABLE,
+    errors.NotReady: ExitCode.UNAVAILABLE,
     errors.OperationFailed: ExitCode.UNAVAILABLE,
     errors.ContainerFailed: ExitCode.EXPERIMENTS_FAILED,
     errors.HostKeyMismatch: ExitCode.REFUSED,
