@@ -94,6 +94,12 @@ def test_another_name(tmp_path: Path) -> None:
         ("name: q\nbase: a\nseeds: [1, b]\n", 3, "seeds"),
         ("name: q\nbase: a\ndispatch: pigeon\n", 1, "ssh or boot"),
         ("name: q\nbase: a\nseeds: 1001\n", 1, "1,001 experiments"),
+        ("name: q\nbase: a\nseeds: 2\ngrid:\n  seed: [1]\n", 5, "seeds varies --seed already"),
+        ("name: q\nseeds: [1]\nbase: a --seed=3\n", 3, "base has a --seed already"),
+        ("name: q\nseeds: [1]\n\nbase: a -sd 3\n", 4, "base has a --seed already"),
+        ("name: q\nbase: a -sd 3\ngrid:\n  --seed: [1]\n", 4, "base has --seed already"),
+        ("name: q\nbase: a --lr 3\ngrid:\n  x: [1]\n  lr: [1]\n", 5, "base has --lr already"),
+        ("name: q\nbase: a\ngrid:\n  lr: [1]\n  --lr: [2]\n", 5, "another key varies --lr"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, line: int, named: str) -> None:

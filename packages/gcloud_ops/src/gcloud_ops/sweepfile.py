@@ -61,12 +61,29 @@ class SweepFile(BaseModel):
             raise ValueError("grid and seeds need a base, the command that they add flags to")
         if isinstance(self.seeds, int) and self.seeds < 1:
             raise ValueError("seeds: give a number of at least 1, or a list")
+        self._refuse_flags_given_twice()
         for flag, values in self.grid.items():
             if not re.fullmatch(r"-{0,2}[A-Za-z][-\w]*", flag):
                 raise ValueError(f"grid.{flag}: {flag!r} can't be a flag's name")
             if not values:
                 raise ValueError(f"grid.{flag}: no values")
         return self
+
+    def _refuse_flags_given_twice(self) -> None:
+        """A program would take one of two values of a flag, silently."""
+        given = _flags(self.base or "")
+        has_seed = not given.isdisjoint({"--seed", "-sd"})
+        varied: set[str] = {"--seed"} if self.seeds else set()
+        for flag in self.grid:
+            name, key = f"--{flag.lstrip('-')}", ("grid", flag)
+            if name in varied:
+                by = "seeds" if name == "--seed" and self.seeds else "another key"
+                raise _Misplaced(key, f"grid.{flag}: {by} varies {name} already")
+            if name in given or (name == "--seed" and has_seed):
+                raise _Misplaced(key, f"grid.{flag}: base has {name} already")
+            varied.add(name)
+        if self.seeds and has_seed:
+            raise _Misplaced(("base",), "base has a --seed already, and seeds would add another")
 
     @property
     def size(self) -> int:
@@ -156,8 +173,25 @@ def parse_sweep(text: str, *, source: str, name: str | None = None) -> Sweep:
         ) from error
 
 
+class _Misplaced(ValueError):
+    """What is wrong with one key, when it is seen beside the others."""
+
+    def __init__(self, path: tuple[str, ...], problem: str) -> None:
+        super().__init__(problem)
+        self.path = path
+
+
 class _DuplicateKey(Exception):
     pass
+
+
+def _flags(command: str) -> set[str]:
+    """The flags in a command, with their hyphens and without their values."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a quote that is never closed: the shell will say so
+        words = command.split()
+    return {match[0] for word in words if (match := re.match(r"--?[A-Za-z][-\w]*", word))}
 
 
 def _flag(flag: str, value: Scalar) -> list[str]:
@@ -193,6 +227,8 @@ def _explain(
     first: Any = error.errors()[0]
     # pydantic appends the member of a union that it tried: only what is in the file counts.
     loc: tuple[str | int, ...] = first["loc"]
+    if isinstance(cause := first.get("ctx", {}).get("error"), _Misplaced):
+        loc = cause.path
     while loc and loc not in lines:
         loc = loc[:-1]
     field = ".".join(str(part) for part in loc)
