@@ -156,7 +156,13 @@ def test_the_commands_of_the_local_cloud(surroundings: dict[str, str]) -> None:
     assert run("local", "status").returncode == 0
     assert run("local", "stop").returncode == 0
     assert not (folder / "cloud.json").exists()
-    assert run("local", "wipe").returncode == 0
+    assert run("--local", "template", "list").returncode == 0
+    unasked = run("local", "wipe")
+    assert (unasked.returncode, "--yes" in unasked.stderr) == (2, True), unasked.stderr
+    assert (folder / "cloud.json").exists(), "neither stopped nor wiped"
+    assert run("local", "wipe", "--yes").returncode == 0
+    assert not (folder / "cloud.json").exists()
+    assert run("local", "wipe", "--yes").returncode == 0, "and where nothing runs"
     assert not (folder / "templates.json").exists()
 
 

@@ -4,6 +4,8 @@ import sys
 
 from cyclopts import App
 
+from gcloud_ops.cli.app import Yes
+
 __all__ = ["local"]
 
 local = App(name="local", help="The local cloud that --local works on.")
@@ -22,8 +24,22 @@ def local_stop() -> int:
 
 
 @local.command(name="wipe")
-def local_wipe() -> int:
-    """Stop the local cloud and remove its state with all results."""
+def local_wipe(*, yes: Yes = False) -> int:
+    """Stop the local cloud and remove its state with all results.
+
+    Args:
+        yes: Don't ask.
+    """
+    from gcloud_ops.cli.output import ExitCode, confirm
+    from gcloud_ops.local import cloud_folder, read_cloud
+
+    folder = cloud_folder()
+    running = read_cloud(folder) is not None
+    question = f"{'Stop the local cloud' if running else 'Go on'} and remove all of {folder}?"
+    if not confirm(question, yes=yes):
+        return ExitCode.USAGE
+    if running and (code := _emulator("stop")):
+        return code
     return _emulator("wipe")
 
 
