@@ -41,16 +41,16 @@ def _no_pauses() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
+@contextlib.contextmanager
+def inert_cloud(folder: Path, *options: str) -> Iterator[dict[str, object]]:
     """A running local cloud with inert instances: what its `cloud.json` says of it."""
-    folder = tmp_path_factory.mktemp("cloud")
     log = (folder / "serve.log").open("wb")
     process = subprocess.Popen(
         [
             str(Path(sys.executable).with_name("gcp-emulator")),
             "serve",
             *("--engine", "inert", "--folder", str(folder), "--boot-seconds", "0.2"),
+            *options,
         ],
         stdout=log,
         stderr=log,
@@ -69,19 +69,25 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object
         log.close()
 
 
+def settings_of(cloud: dict[str, object], key: Path) -> Settings:
+    """Settings that point at a local cloud."""
+    wanted = ("project", "zone", "endpoint", "ssh_port")
+    return Settings.load(
+        flags={**{name: cloud[name] for name in wanted}, "ssh_key": key}, environ={}
+    )
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
+    """The local cloud of most tests."""
+    with inert_cloud(tmp_path_factory.mktemp("cloud")) as about:
+        yield about
+
+
 @pytest.fixture(scope="session")
 def settings(cloud: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings that point at the local cloud."""
-    return Settings.load(
-        flags={
-            "project": cloud["project"],
-            "zone": cloud["zone"],
-            "endpoint": cloud["endpoint"],
-            "ssh_port": cloud["ssh_port"],
-            "ssh_key": tmp_path_factory.mktemp("keys") / "id_ed25519",
-        },
-        environ={},
-    )
+    return settings_of(cloud, tmp_path_factory.mktemp("keys") / "id_ed25519")
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,15 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from gcloud_ops.clients import Clients
-from gcloud_ops.contract import Manifest, Record, parse_time, timestamp
+from gcloud_ops.contract import SCHEMA, Experiment, Manifest, Record, parse_time, timestamp
 from gcloud_ops.errors import AlreadyExists, InvalidRequest, NotFound
-from gcloud_ops.objects import list_blobs, list_objects, read_object, write_object
+from gcloud_ops.objects import delete_prefix, list_blobs, list_objects, read_object, write_object
 
 __all__ = [
     "ListedSweep",
     "create_manifest",
+    "delete_sweep",
+    "end_record",
     "list_manifests",
     "list_records",
     "read_log",
@@ -33,6 +35,7 @@ _SEGMENT = re.compile(r".*/([0-9]{12,})\.log")
 _METADATA_LIMIT: Final = 8 * 1024  # Cloud Storage's limit for an object's custom metadata, bytes
 _LOOK_BACK: Final = 64 * 1024  # bytes before an offset in which its segment usually begins
 _DOWNLOADS: Final = 16
+_TRIES: Final = 5  # against a runner that replaces its record at the same moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +154,68 @@ def replace_record(
         generation=generation,
         resource=f"record {experiment}",
     )
+
+
+def end_record(
+    clients: Clients,
+    bucket: str,
+    sweep: str,
+    experiment: Experiment,
+    found: Record | None,
+    *,
+    state: str,
+    kind: str,
+    hint: str,
+    only_waiting: bool = False,
+) -> bool:
+    """Have the launcher's last word in a record, unless its runner has had it before.
+
+    Args:
+        clients: The clients.
+        bucket: The bucket.
+        sweep: The sweep.
+        experiment: Whose record.
+        found: The record as it was seen; None: there was none.
+        state: A final state.
+        kind: Of the exit, as docs/contract.md lists them.
+        hint: Of the exit: why, for people.
+        only_waiting: Leave a record alone whose command runs.
+
+    Returns:
+        Whether the record is of this state by our doing.
+    """
+    now = timestamp(datetime.now(UTC))
+    for _ in range(_TRIES):
+        if found is not None and (found.is_final or (only_waiting and found.state != "waiting")):
+            return False
+        content = {
+            "schema": SCHEMA,
+            "sweep": sweep,
+            "experiment": experiment.id,
+            "attempt": 0,
+            "command": experiment.command,
+            **(found.raw if found else {}),
+            "state": state,
+            "updated": now,
+            "ended": now,
+            "exit": {"code": None, "signal": None, "kind": kind, "hint": hint},
+        }
+        generation = found.generation if found else 0
+        try:
+            replace_record(clients, bucket, sweep, experiment.id, content, generation=generation)
+        except AlreadyExists:
+            # Its runner, or another launcher, was faster: see what it said.
+            found = _read_record(clients, bucket, f"{sweep}/records/{experiment.id}.json")
+            if found is None:
+                return False
+        else:
+            return True
+    return False
+
+
+def delete_sweep(clients: Clients, bucket: str, sweep: str) -> int:
+    """Delete all that the sweep keeps, its manifest last; how many objects there were."""
+    return delete_prefix(clients, bucket, f"{sweep}/", last=f"{sweep}/sweep.json")
 
 
 def read_log(

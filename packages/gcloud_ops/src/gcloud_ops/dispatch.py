@@ -46,6 +46,11 @@ class DispatchFailed:
     experiment: str
     error: GcloudOpsError
 
+    @property
+    def has_another_command(self) -> bool:
+        """Whether the container runs, with a command that is not ours."""
+        return _has_another_command(self.error)
+
 
 class Dispatcher:
     """Delivers commands; use as a context manager.
@@ -97,7 +102,8 @@ class Dispatcher:
         for task in pending:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no thread more
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
     async def _deliver(self, experiment: str, command: str, address: str, zone: str) -> None:
@@ -155,7 +161,7 @@ class Dispatcher:
             try:
                 return await attempt()
             except passing as error:
-                if _is_for_good(error) or time.monotonic() + pause > deadline:
+                if _has_another_command(error) or time.monotonic() + pause > deadline:
                     raise
             await asyncio.sleep(pause)
             # With many at it, each asks less often: together they cost the same.
@@ -172,8 +178,8 @@ class Dispatcher:
         return keys
 
 
-def _is_for_good(error: GcloudOpsError) -> bool:
-    """Whether trying on is of no use: the container has another command already."""
+def _has_another_command(error: GcloudOpsError) -> bool:
+    """Whether the container has another command already: trying on is of no use."""
     return isinstance(error, ssh.CommandFailed) and error.exit_code == _OTHER_COMMAND
 
 

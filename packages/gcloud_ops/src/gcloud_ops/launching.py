@@ -18,7 +18,14 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from gcloud_ops import groups, instances, objects, ssh, templates
-from gcloud_ops.bucket import create_manifest, list_manifests, read_manifest
+from gcloud_ops.bucket import (
+    create_manifest,
+    delete_sweep,
+    end_record,
+    list_manifests,
+    list_records,
+    read_manifest,
+)
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Dispatch, Manifest
 from gcloud_ops.dispatch import (
@@ -28,11 +35,15 @@ from gcloud_ops.dispatch import (
     DispatchFailed,
     raise_open_files_limit,
 )
-from gcloud_ops.errors import AlreadyExists, GcloudOpsError, InvalidRequest, NotFound
+from gcloud_ops.errors import AlreadyExists, GcloudOpsError, InvalidRequest, NotFound, NotReady
 from gcloud_ops.model import Member, Sweep
+from gcloud_ops.text import one_line
 
 __all__ = [
     "BUCKET_KEY",
+    "FOR_CONTAINER",
+    "FOR_GROUP",
+    "FOR_INSTANCE",
     "PATIENCE",
     "BucketMade",
     "CommandSent",
@@ -55,6 +66,11 @@ BUCKET_KEY = "sinergym-bucket"
 
 PATIENCE = 1800.0
 """Seconds for which a launch waits without anything moving, before it gives up waiting."""
+
+FOR_GROUP = "the group to take it up"
+FOR_INSTANCE = "its instance to run"
+FOR_CONTAINER = "its container to be ready"
+"""What an experiment may wait for, besides what Compute Engine gives a code."""
 
 _TICK = 1.0  # seconds between two looks at the group
 
@@ -111,12 +127,15 @@ class Waiting:
     """What the experiments that have no command yet wait for; told when it changes."""
 
     reasons: Mapping[str, int]
-    """Reason -> how many wait for it."""
+    """What for -> how many: `FOR_GROUP`..., or Compute Engine's code for why it can't create."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stalled:
-    """Nothing has moved for the launch's patience: it stops waiting; the sweep stays as it is."""
+    """Nothing has moved or trained for the launch's patience: it stops waiting.
+
+    The sweep stays as it is.
+    """
 
     experiments: tuple[str, ...]
     reasons: Mapping[str, int]
@@ -211,15 +230,18 @@ def launch(
     """Do what the plan says, telling each step; ends with `Launched`.
 
     It goes on for as long as something moves. An instance that Compute Engine can't create now
-    (a stock-out) is waited for; so is a container that is slow to start. After `patience` seconds
-    in which nothing moved it gives up waiting, with the reason; the sweep stays as it is.
+    (a stock-out) is waited for; so is a container that is slow to start. As long as experiments
+    that have their commands hold their instances, there is hope: their end frees places. After
+    `patience` seconds in which nothing moved and nobody trained it gives up waiting, with the
+    reason; the sweep stays as it is. An instance that can't be given its command is removed, and
+    its experiment has failed.
     Close the generator, or kill the process, at any moment: `status` and `cancel` take over.
 
     Args:
         planned: From `plan`.
         clients: The cloud.
-        patience: Seconds without any movement, and seconds that a running instance has to
-            take its command.
+        patience: Seconds without any movement or training, and seconds that a running instance
+            has to take its command.
         at_once: SSH handshakes and commands under way at once, at most.
 
     Raises:
@@ -252,7 +274,7 @@ def launch(
     except GcloudOpsError:
         # Nothing has run, so nothing is lost: leave no half-made sweep behind.
         groups.delete_group(clients, sweep.name, zone=planned.zone)
-        objects.delete_prefix(clients, planned.bucket, f"{sweep.name}/")
+        delete_sweep(clients, planned.bucket, sweep.name)
         raise
     yield InstancesRequested(count=planned.instances)
     if sweep.dispatch is Dispatch.BOOT:
@@ -268,7 +290,8 @@ def _dispatch(
     raise_open_files_limit(planned.instances + 256)
     waiting = {e.id: e.command for e in planned.sweep.experiments}
     under_way: set[str] = set()
-    sent = failed = 0
+    sent: set[str] = set()
+    failed = 0
     told: Mapping[str, int] = {}
     last_movement = time.monotonic()
     with Dispatcher(clients, patience=patience, at_once=at_once) as dispatcher:
@@ -290,12 +313,20 @@ def _dispatch(
                     under_way.add(name)
                     last_movement = time.monotonic()
                     yield InstanceUp(experiment=name)
+            failures: list[DispatchFailed] = []
             for result in _results(dispatcher, within=_TICK):
                 waiting.pop(result.experiment)
                 last_movement = time.monotonic()
-                sent += isinstance(result, CommandSent)
-                failed += isinstance(result, DispatchFailed)
+                if isinstance(result, DispatchFailed):
+                    failures.append(result)
+                    continue
+                sent.add(result.experiment)
                 yield result
+            _give_up(planned, clients, failures)
+            failed += len(failures)
+            yield from failures
+            if not sent.isdisjoint(members):
+                last_movement = time.monotonic()
             reasons = _reasons(waiting, under_way, members)
             if reasons != told:
                 told = reasons
@@ -304,7 +335,54 @@ def _dispatch(
             if waiting and (stalled_for > patience or not members):
                 yield Stalled(experiments=tuple(waiting), reasons=reasons, seconds=stalled_for)
                 break
-    yield Launched(sent=sent, failed=failed, waiting=len(waiting))
+    yield Launched(sent=len(sent), failed=failed, waiting=len(waiting))
+
+
+def _give_up(planned: LaunchPlan, clients: Clients, failures: list[DispatchFailed]) -> None:
+    """Remove instances that can't be given their commands: they would idle, and cost.
+
+    The record goes first, and only over one that waits: whoever has begun to run is left alone.
+    What became of the instance is added to the failure's error.
+    """
+    given_up = [failure for failure in failures if not failure.has_another_command]
+    if not given_up:
+        return
+    sweep, zone = planned.sweep, planned.zone
+    experiments = {experiment.id: experiment for experiment in sweep.experiments}
+    try:
+        records = list_records(clients, planned.bucket, sweep.name)
+        ended = [
+            failure
+            for failure in given_up
+            if end_record(
+                clients,
+                planned.bucket,
+                sweep.name,
+                experiments[failure.experiment],
+                records.get(failure.experiment),
+                state="failed",
+                kind="dispatch",
+                hint="the launcher could not hand over the command: "
+                + one_line(failure.error.message),
+                only_waiting=True,
+            )
+        ]
+        names = [failure.experiment for failure in ended]
+        if names:
+            groups.delete_instances(clients, sweep.name, names, zone=zone)
+            group = groups.get_group(clients, sweep.name, zone=zone)
+            if group is not None and not group.target_size:
+                groups.delete_group(clients, sweep.name, zone=zone, wait=False)
+        outcomes = dict.fromkeys(names, "its instance is removed")
+    except NotReady:  # the group is being deleted, with all of them
+        outcomes = {}
+    except GcloudOpsError as error:
+        problem = f"its instance could not be removed: {one_line(error.message)}"
+        outcomes = dict.fromkeys((failure.experiment for failure in given_up), problem)
+    for failure in given_up:
+        if outcome := outcomes.get(failure.experiment):
+            hint = failure.error.hint
+            failure.error.hint = f"{hint}; {outcome}" if hint else outcome
 
 
 def _results(dispatcher: Dispatcher, *, within: float) -> Iterator[CommandSent | DispatchFailed]:
@@ -324,11 +402,11 @@ def _reasons(
     for name in waiting:
         member = members.get(name)
         if name in under_way:
-            reason = "its container to be ready"
+            reason = FOR_CONTAINER
         elif member is None:
-            reason = "the group to take it up"
+            reason = FOR_GROUP
         else:
-            reason = member.error_code or "its instance to run"
+            reason = member.error_code or FOR_INSTANCE
         counts[reason] = counts.get(reason, 0) + 1
     return counts
 

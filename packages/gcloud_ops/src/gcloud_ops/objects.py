@@ -204,11 +204,17 @@ def pull(
     return tuple(path for path in paths if path in present)
 
 
-def delete_prefix(clients: Clients, bucket: str, prefix: str) -> int:
+def delete_prefix(clients: Clients, bucket: str, prefix: str, *, last: str = "") -> int:
     """Delete all objects in a folder; how many there were.
 
     The prefix is a whole name: `quick` and `quick/` are the same, and leave `quick2/` alone.
     No bucket is nothing to delete.
+
+    Args:
+        clients: The clients.
+        bucket: The bucket.
+        prefix: The folder.
+        last: Name of an object in it that is deleted when all others are.
 
     Raises:
         InvalidRequest: The prefix is empty.
@@ -229,7 +235,10 @@ def delete_prefix(clients: Clients, bucket: str, prefix: str) -> int:
             )
 
     with ThreadPoolExecutor(_DELETIONS, thread_name_prefix="delete") as pool:
-        list(pool.map(delete, found))
+        list(pool.map(delete, (blob for blob in found if blob.name != last)))
+    for blob in found:
+        if blob.name == last:
+            delete(blob)
     return len(found)
 
 

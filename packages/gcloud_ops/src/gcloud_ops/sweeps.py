@@ -12,15 +12,14 @@ which never changes. How a sweep comes to be is `launching`'s.
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from gcloud_ops import groups, objects
-from gcloud_ops.bucket import list_manifests, list_records, read_manifest, replace_record
+from gcloud_ops import groups
+from gcloud_ops.bucket import delete_sweep, end_record, list_manifests, list_records, read_manifest
 from gcloud_ops.clients import Clients
-from gcloud_ops.contract import SCHEMA, Manifest, Record, timestamp
-from gcloud_ops.errors import AlreadyExists, InvalidRequest, Unavailable
+from gcloud_ops.contract import Manifest, Record
+from gcloud_ops.errors import InvalidRequest, Unavailable
 from gcloud_ops.model import (
     ExperimentStatus,
     Member,
@@ -154,7 +153,11 @@ def watch(
         if is_over(seen):
             return
         if seen.group_exists and seen.is_final and not any(row.member for row in seen.rows):
-            groups.delete_group(clients, name, zone=looking.manifest.zone)
+            try:
+                groups.delete_group(clients, name, zone=looking.manifest.zone)
+            except Unavailable as error:
+                on_trouble(error)
+                stop.wait(interval)
             continue
         stop.wait(interval)
 
@@ -230,36 +233,23 @@ def cancel(
     groups.delete_group(clients, name, zone=looking.manifest.zone)
     seen = looking.refresh()
     unfinished = [row for row in seen.rows if row.record is None or not row.record.is_final]
+
+    def mark(row: Observation) -> None:
+        end_record(
+            clients,
+            looking.bucket,
+            looking.manifest.sweep,
+            row.experiment,
+            row.record,
+            state="cancelled",
+            kind="cancelled",
+            hint="cancelled",
+        )
+
     on_step(f"marking {len(unfinished)} unfinished experiments as cancelled")
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda row: _mark_cancelled(looking, clients, row), unfinished))
+        list(pool.map(mark, unfinished))
     return looking.refresh()
-
-
-def _mark_cancelled(looking: SweepWatch, clients: Clients, row: Observation) -> None:
-    now = timestamp(datetime.now(UTC))
-    content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "sweep": looking.manifest.sweep,
-        "experiment": row.id,
-        "attempt": 0,
-        "command": row.experiment.command,
-        **(row.record.raw if row.record else {}),
-        "state": "cancelled",
-        "updated": now,
-        "ended": now,
-        "exit": {"code": None, "signal": None, "kind": "cancelled", "hint": "cancelled"},
-    }
-    generation = row.record.generation if row.record else 0
-    try:
-        replace_record(
-            clients, looking.bucket, looking.manifest.sweep, row.id, content, generation=generation
-        )
-    except AlreadyExists:
-        # Its runner (or another cancel) had the last word after our listing; look again, once.
-        fresh = list_records(clients, looking.bucket, looking.manifest.sweep).get(row.id)
-        if fresh is not None and not fresh.is_final:
-            _mark_cancelled(looking, clients, replace(row, record=fresh))
 
 
 def delete(
@@ -271,6 +261,8 @@ def delete(
     on_step: Callable[[str], None] = lambda _step: None,
 ) -> int:
     """Remove the sweep from the bucket, results and all; returns the number of objects.
+
+    A deletion that was interrupted is simply called again.
 
     Args:
         name: The sweep's.
@@ -294,4 +286,5 @@ def delete(
         on_step("removing the instance group and its instances")
         groups.delete_group(clients, name, zone=looking.manifest.zone)
     on_step(f"removing gs://{looking.bucket}/{name}/")
-    return objects.delete_prefix(clients, looking.bucket, f"{name}/")
+    # The manifest last: without it nobody could repeat a deletion that was interrupted.
+    return delete_sweep(clients, looking.bucket, name)

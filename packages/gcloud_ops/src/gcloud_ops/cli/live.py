@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gcloud_ops import launching, sweeps
 from gcloud_ops.cli.output import age, episode, exit_text, explain, mean_reward, say
-from gcloud_ops.clients import Clients
-from gcloud_ops.errors import GcloudOpsError, Unavailable
+from gcloud_ops.clients import Clients, error_for_code
+from gcloud_ops.errors import GcloudOpsError, NoCapacity, QuotaExceeded, Unavailable
 from gcloud_ops.logs import read
 from gcloud_ops.model import ExperimentStatus, Observation, Snapshot
 from gcloud_ops.text import clean, one_line
@@ -278,8 +278,8 @@ def _sentence(event: launching.LaunchEvent) -> str:
             return _waiting(reasons)
         case launching.Stalled(experiments=left, reasons=reasons, seconds=seconds):
             return (
-                f"nothing has moved for {seconds:.0f} s: {len(left)} experiments are left without "
-                f"a command; {_waiting(reasons)}"
+                f"nothing has moved for {seconds:.0f} s, so {_experiments(len(left))} got no "
+                f"command: {_waiting(reasons)}"
             )
         case launching.Launched(sent=sent, failed=failed, waiting=waiting):
             rest = [f"{failed} could not be"] if failed else []
@@ -289,12 +289,36 @@ def _sentence(event: launching.LaunchEvent) -> str:
             )
 
 
+_AWAITED = {
+    launching.FOR_GROUP: ("a place in the group", "places in the group"),
+    launching.FOR_INSTANCE: ("its instance", "their instances"),
+    launching.FOR_CONTAINER: ("its container", "their containers"),
+}
+
+
 def _waiting(reasons: Mapping[str, int]) -> str:
     if not reasons:
         return ""
-    return "waiting: " + ", ".join(
-        f"{count} for {one_line(reason)}" for reason, count in reasons.items()
-    )
+    return ", ".join(_waits(reason, count) for reason, count in reasons.items())
+
+
+def _waits(reason: str, count: int) -> str:
+    """`1 waits for its container`, `2 wait for their containers`."""
+    subject = f"{count} wait{'s' if count == 1 else ''}"
+    if reason in _AWAITED:
+        return f"{subject} for {_AWAITED[reason][count != 1]}"
+    match error_for_code(reason, "", resource=""):
+        case NoCapacity():
+            what = "for capacity in the zone"
+        case QuotaExceeded():
+            what = "for quota"
+        case _:
+            what = "to be created"
+    return f"{subject} {what} ({one_line(reason)})"
+
+
+def _experiments(count: int) -> str:
+    return f"{count} experiment{'s' if count != 1 else ''}"
 
 
 def _instances(count: int) -> str:
