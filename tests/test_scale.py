@@ -1,12 +1,12 @@
 """Two hundred VMs from one launcher."""
 
 import pytest
+from tests.clouds import InertCloud
+
 from gcloud_ops import containers, sweeps
 from gcloud_ops.errors import ContainerFailed
 from gcloud_ops.launching import Launched, launch, plan
 from gcloud_ops.model import ExperimentStatus, Sweep
-
-from tests.clouds import InertCloud
 
 VMS = 200
 
