@@ -17,7 +17,6 @@ import pytest
 from sinergym_trainer.options import Options, RunPeriod
 from sinergym_trainer.training import Result, train
 
-WEEK = RunPeriod.parse("1/1-7/1")
 TWO_DAYS = RunPeriod.parse("1/1-2/1")
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
 CLEARED = (
@@ -118,7 +117,7 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> Trained:
-    """PPO for two episodes of a week as an experiment of a sweep, with everything on."""
+    """PPO for two episodes of two days as an experiment of a sweep, with everything on."""
     folder = tmp_path_factory.mktemp("trained")
     options = Options(
         environment=CONTINUOUS,
@@ -127,7 +126,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> Tra
         seed=7,
         n_steps=96,
         batch_size=32,
-        run_period=WEEK,
+        run_period=TWO_DAYS,
         normalize_action=True,
         logger=True,
         evaluation=True,

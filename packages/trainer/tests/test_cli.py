@@ -16,14 +16,11 @@ import pytest
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
 DAY = ("--run_period", "1/1-1/1")
 COMMAND = (sys.executable, "-m", "sinergym_trainer")
-SEEDS = {
-    "DQN": "--environment Eplus-5Zone-hot-discrete-v1 --episodes 2 --algorithm DQN --logger"
+SEED = (
+    "--environment Eplus-5Zone-hot-discrete-v1 --episodes 2 --algorithm DQN --logger"
     " --log_interval 1 --seed 58 --evaluation --eval_freq 1 --eval_length 1"
-    " --tensorboard ./tensorboard_log --remote_store",
-    "PPO": "--environment Eplus-5Zone-hot-continuous-v1 --episodes 3 --algorithm PPO --logger"
-    " --log_interval 300 --seed 52 --evaluation --eval_freq 1 --eval_length 1"
-    " --tensorboard ./tensorboard_log --remote_store",
-}
+    " --tensorboard ./tensorboard_log --remote_store"
+)
 
 
 def run(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -106,49 +103,66 @@ def evaluations_of(pid: int) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("place", ["file/output", "/proc/output"])
+def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path, place: str) -> None:
+    """It ends before anything heavy is loaded, and names the folder and the reason."""
+    (tmp_path / "file").touch()
+    output = str(tmp_path / place)
+    done = run("-env", CONTINUOUS, "-nact", cwd=tmp_path, SINERGYM_OUTPUT=output)
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("sinergym-train: the output folder cannot be made: ")
+    assert output in done.stderr
+
+
 @pytest.mark.slow
-def test_the_commands_of_the_seeds_train(tmp_path: Path) -> None:
-    """Both at a time, as written but for a shorter run period, as `python3 DRL_battery.py`."""
-    running = {}
-    for name, command in SEEDS.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        script = folder / "DRL_battery.py"
-        script.write_text("from sinergym_trainer.cli import main\nmain()\n")
-        extra = ["--run_period", "1/1-2/1", *(["-n", "96"] if name == "PPO" else [])]
-        running[name] = subprocess.Popen(
-            [sys.executable, script.name, *command.split(), *extra],
-            cwd=folder,
-            env={
-                **os.environ,
-                "SINERGYM_OUTPUT": str(folder / "output"),
-                "SINERGYM_EXPERIMENT": "seeds-0001",
-                "SINERGYM_PROGRESS": str(folder / "progress.json"),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    try:
-        said = {name: process.communicate(timeout=200) for name, process in running.items()}
-    finally:
-        for process in running.values():
-            process.kill()
-    for name, episodes in (("DQN", 2), ("PPO", 3)):
-        out, err = said[name]
-        assert running[name].returncode == 0, err
-        assert "is Eplus-5zone-hot-" in out
-        assert "the runner uploads the results" in out
-        assert len(out.splitlines()) < 20
-        folder = tmp_path / name
-        progress = json.loads((folder / "progress.json").read_text())
-        assert (progress["episode"], progress["timesteps"]) == (episodes, episodes * 192)
-        output = folder / "output"
-        assert (output / "model.zip").is_file()
-        assert (output / "best_model" / "best_model.zip").is_file()
-        assert list((output / "tensorboard").glob("events.*"))
-        present = {path.name for path in folder.iterdir()}
-        assert present == {"DRL_battery.py", "output", "progress.json"}
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """The last line says what is full, without a traceback."""
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "monitor.csv").symlink_to("/dev/full")
+    done = run("-env", CONTINUOUS, *DAY, cwd=tmp_path, SINERGYM_OUTPUT=str(output))
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"sinergym-train: the results cannot be written: No space left on device: {output}"
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_of_the_seeds_trains(tmp_path: Path) -> None:
+    """As written but for a shorter run period, as `python3 DRL_battery.py` below a runner."""
+    script = tmp_path / "DRL_battery.py"
+    script.write_text("from sinergym_trainer.cli import main\nmain()\n")
+    output, progress = tmp_path / "output", tmp_path / "progress.json"
+    done = subprocess.run(
+        [sys.executable, script.name, *SEED.split(), *DAY],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "SINERGYM_OUTPUT": str(output),
+            "SINERGYM_EXPERIMENT": "seeds-0001",
+            "SINERGYM_PROGRESS": str(progress),
+        },
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "is Eplus-5zone-hot-" in done.stdout
+    assert "the runner uploads the results" in done.stdout
+    assert len(done.stdout.splitlines()) < 20
+    members = json.loads(progress.read_text())
+    assert (members["episode"], members["timesteps"]) == (2, 2 * 96)
+    assert (output / "model.zip").is_file()
+    assert (output / "best_model" / "best_model.zip").is_file()
+    assert list((output / "tensorboard").glob("events.*"))
+    present = {path.name for path in tmp_path.iterdir()}
+    assert present == {"DRL_battery.py", "output", "progress.json"}
 
 
 @pytest.mark.slow

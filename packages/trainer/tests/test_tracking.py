@@ -61,47 +61,6 @@ def forwarder(port: int, to: int) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_training_is_an_mlflow_run(trained: Any) -> None:
-    """Name, tags, parameters of the seeds, metrics against timesteps, artifacts, and its end."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(trained.mlflow)
-    experiment = client.get_experiment_by_name("quick")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
-
-    assert run.info.run_name == trained.result.name
-    assert run.info.status == "FINISHED"
-    tags = {"sweep": "quick", "experiment": "quick-0001", "attempt": "1"}
-    assert tags.items() <= run.data.tags.items()
-    parameters = {
-        "env": "Eplus-5zone-hot-continuous-v1",
-        "algorithm": "PPO",
-        "episodes": "2",
-        "seed": "7",
-    }
-    assert parameters.items() <= run.data.params.items()
-    assert {
-        "sinergym-version",
-        "evaluation-frequency",
-        "n_steps",
-        "run-period",
-    } <= run.data.params.keys()
-    rewards = client.get_metric_history(run.info.run_id, "episode/reward")
-    assert [(m.step, m.value) for m in rewards] == [
-        (672 * (number + 1), reward)
-        for number, reward in enumerate(trained.result.episode_rewards)
-    ]
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "eval/mean_reward")] == [
-        672,
-        1344,
-    ]
-    assert {"episode/mean_total_power_demand", "train/learning_rate"} <= run.data.metrics.keys()
-    stored = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert stored == {"model.zip", "best_model", "evaluations.npz", "monitor.csv", "progress.csv"}
-
-
-@pytest.mark.slow
 def test_a_server_that_comes_late_gets_everything(
     mlflow_server: str, free_port: int, until: Callable[..., Any], tmp_path: Path
 ) -> None:

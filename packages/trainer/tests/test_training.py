@@ -15,8 +15,8 @@ from sinergym_trainer.options import Options, RunPeriod
 from sinergym_trainer.training import check, train
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
+DAY = RunPeriod.parse("1/1-1/1")
 TWO_DAYS = RunPeriod.parse("1/1-2/1")
-WEEK = RunPeriod.parse("1/1-7/1")
 
 
 def plain(
@@ -58,8 +58,8 @@ def test_ppo_equals_plain_stable_baselines3(trained: Any, tmp_path: Path) -> Non
     model, rewards = plain(
         "PPO",
         tmp_path,
-        period=WEEK.as_tuple(),
-        timesteps=2 * 672,
+        period=TWO_DAYS.as_tuple(),
+        timesteps=2 * 192,
         seed=7,
         n_steps=96,
         batch_size=32,
@@ -82,7 +82,7 @@ def test_a2c_equals_plain_stable_baselines3(
         algorithm="a2c",
         episodes=2,
         seed=0,
-        run_period=TWO_DAYS,
+        run_period=DAY,
         normalize_action=True,
         evaluation=True,
         eval_length=1,
@@ -91,14 +91,14 @@ def test_a2c_equals_plain_stable_baselines3(
     result = train(options, say=lines.append)
     (tmp_path / "plain").mkdir()
     model, rewards = plain(
-        "A2C", tmp_path / "plain", period=TWO_DAYS.as_tuple(), timesteps=2 * 192, seed=0
+        "A2C", tmp_path / "plain", period=DAY.as_tuple(), timesteps=2 * 96, seed=0
     )
 
     assert tuple(rewards) == result.episode_rewards
     assert_same_weights(model, result.model)
-    # Two episodes are 384 timesteps; A2C takes five at a time.
-    assert result.timesteps == 385
-    assert any("385 timesteps will run for the 384" in line for line in lines)
+    # Two episodes are 192 timesteps; A2C takes five at a time.
+    assert result.timesteps == 195
+    assert any("195 timesteps will run for the 192" in line for line in lines)
     # At home the output is a folder of the run's name, and nothing else appears beside it.
     assert result.output.parent == tmp_path
     assert result.name.startswith("A2C-Eplus-5zone-hot-continuous-v1-episodes2-seed0(")
@@ -128,9 +128,9 @@ def test_evaluations_are_as_stable_baselines3_writes_them(trained: Any) -> None:
     """After each episode, one episode; deterministic, so the best model gives its reward again."""
     evaluations = np.load(trained.result.output / "evaluations.npz")
 
-    assert evaluations["timesteps"].tolist() == [672, 1344]
+    assert evaluations["timesteps"].tolist() == [192, 384]
     assert evaluations["results"].shape == (2, 1)
-    assert evaluations["ep_lengths"].tolist() == [[672], [672]]
+    assert evaluations["ep_lengths"].tolist() == [[192], [192]]
     assert trained.result.mean_reward == evaluations["results"][-1].mean()
     # Actions of an evaluation are not those of the training, which explores.
     assert set(evaluations["results"].ravel()).isdisjoint(trained.result.episode_rewards)
@@ -143,10 +143,51 @@ def test_progress_tells_where_the_training_is(trained: Any) -> None:
 
     assert progress["versions"]["sinergym"].startswith("3.")
     assert progress["mlflow"]["url"].startswith(trained.mlflow)
-    expected = {"episode": 2, "episodes": 2, "timesteps": 1344, "total_timesteps": 1344}
+    expected = {"episode": 2, "episodes": 2, "timesteps": 384, "total_timesteps": 384}
     assert expected.items() <= progress.items()
     assert progress["mean_reward"] == trained.result.mean_reward
     assert [path.name for path in trained.progress.parent.glob("*.tmp")] == []
+
+
+@pytest.mark.slow
+def test_a_training_is_an_mlflow_run(trained: Any) -> None:
+    """Name, tags, parameters of the seeds, metrics against timesteps, artifacts, and its end."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(trained.mlflow)
+    experiment = client.get_experiment_by_name("quick")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+
+    assert run.info.run_name == trained.result.name
+    assert run.info.status == "FINISHED"
+    tags = {"sweep": "quick", "experiment": "quick-0001", "attempt": "1"}
+    assert tags.items() <= run.data.tags.items()
+    parameters = {
+        "env": "Eplus-5zone-hot-continuous-v1",
+        "algorithm": "PPO",
+        "episodes": "2",
+        "seed": "7",
+    }
+    assert parameters.items() <= run.data.params.items()
+    assert {
+        "sinergym-version",
+        "evaluation-frequency",
+        "n_steps",
+        "run-period",
+    } <= run.data.params.keys()
+    rewards = client.get_metric_history(run.info.run_id, "episode/reward")
+    assert [(m.step, m.value) for m in rewards] == [
+        (192 * (number + 1), reward)
+        for number, reward in enumerate(trained.result.episode_rewards)
+    ]
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "eval/mean_reward")] == [
+        192,
+        384,
+    ]
+    assert {"episode/mean_total_power_demand", "train/learning_rate"} <= run.data.metrics.keys()
+    stored = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert stored == {"model.zip", "best_model", "evaluations.npz", "monitor.csv", "progress.csv"}
 
 
 @pytest.mark.slow
@@ -156,7 +197,7 @@ def test_the_log_is_readable(trained: Any) -> None:
 
     assert sum(line.startswith("episode ") for line in lines) == 2
     assert sum(line.startswith("evaluation at ") for line in lines) == 2
-    assert lines[-1].startswith("done: 2 episodes, 1344 timesteps, mean reward ")
+    assert lines[-1].startswith("done: 2 episodes, 384 timesteps, mean reward ")
     assert len(lines) == 6
 
 

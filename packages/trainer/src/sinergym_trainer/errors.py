@@ -3,6 +3,7 @@
 TrainerError            the root: one line for people, and an exit code
 ├── InvalidOptions      bad input: nothing was started (exit code 2)
 ├── EnergyPlusMissing   the simulator's wheels are not installed here
+├── OutputUnusable      the output folder cannot be made or written: full disk, read-only
 ├── ResultsNotStored    trained and kept in the output folder, but not uploaded
 └── EvaluationFailed    the evaluation's process broke; training goes on without it
 """
@@ -22,6 +23,10 @@ class InvalidOptions(TrainerError):
 
 class EnergyPlusMissing(TrainerError):
     """EnergyPlus cannot be found in this Python."""
+
+
+class OutputUnusable(TrainerError):
+    """The output folder cannot be made, or no longer be written."""
 
 
 class ResultsNotStored(TrainerError):

@@ -152,12 +152,18 @@ def main(descriptor: int) -> None:
     """Answer requests until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training's to handle
     connection: Connection[Any, Any] = Connection(descriptor)
-    with contextlib.suppress(EOFError, OSError, _Abandoned):
+    with contextlib.suppress(EOFError, ConnectionError, _Abandoned):
         spec, folder, threads, seed = connection.recv()
         import torch
 
         torch.set_num_threads(threads)
-        with closing(make_environment(spec, folder)) as env:
+        try:
+            made = make_environment(spec, folder)
+        except Exception as error:
+            connection.recv()
+            connection.send(f"{type(error).__name__}: {error}")
+            return
+        with closing(made) as env:
             while True:
                 request = connection.recv()
                 try:

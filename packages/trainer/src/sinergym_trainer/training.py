@@ -4,9 +4,11 @@ Nothing heavy is imported before the options are known to be right.
 """
 
 import contextlib
+import errno
 import functools
 import importlib.metadata
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +27,7 @@ from sinergym_trainer.environments import (
     resolve,
     with_actions,
 )
-from sinergym_trainer.errors import InvalidOptions, ResultsNotStored
+from sinergym_trainer.errors import InvalidOptions, OutputUnusable, ResultsNotStored, TrainerError
 from sinergym_trainer.options import Options, RunPeriod
 
 if TYPE_CHECKING:
@@ -37,6 +39,12 @@ if TYPE_CHECKING:
     from sinergym_trainer.tracking import Tracker
 
 DEFAULT_BUCKET = "experiments-storage"
+
+_DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+)
+_FULL = 1 << 20
+"""Bytes: a file system with less left counts as full."""
 
 _PACKAGES = (
     "sinergym-trainer", "sinergym", "stable-baselines3", "torch", "gymnasium", "pyenergyplus-lbnl",
@@ -90,7 +98,8 @@ def train(options: Options, *, say: Callable[[str], None] | None = None) -> Resu
 
     Raises:
         InvalidOptions: the options make no training; nothing was started.
-        TrainerError: EnergyPlus is missing, or the results could not be uploaded.
+        TrainerError: EnergyPlus is missing, the output folder cannot be written, or the results
+            could not be uploaded.
     """
     say = say or _say
     environment, algorithm = check(options)
@@ -98,7 +107,9 @@ def train(options: Options, *, say: Callable[[str], None] | None = None) -> Resu
     for note in _notes(options, environment, algorithm):
         say(note)
     with _stopping() as stop:
-        return _Training(options, environment, algorithm, say=say, stop=stop).run()
+        training = _Training(options, environment, algorithm, say=say, stop=stop)
+        with _writing(training.output):
+            return training.run()
 
 
 def check(options: Options) -> tuple[Environment, Algorithm]:
@@ -433,14 +444,52 @@ def _threads() -> int:
     return int(given) if given.isdecimal() and int(given) > 0 else 1
 
 
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say in one line when a disk is full or read-only, whoever found out.
+
+    Raises:
+        OutputUnusable: the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise OutputUnusable(
+            f"the results cannot be written: {error.strerror}: {error.filename or folder}"
+        ) from error
+    except TrainerError:
+        raise
+    except Exception as error:
+        # EnergyPlus, and what reads its files, do not say why one is missing or too short.
+        if shutil.disk_usage(folder).free > _FULL:
+            raise
+        raise OutputUnusable(
+            f"the results cannot be written: {os.strerror(errno.ENOSPC)}: {folder}"
+        ) from error
+
+
 def _output_folder(name: str) -> Path:
-    if given := os.environ.get("SINERGYM_OUTPUT"):
-        folder = Path(given)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder.absolute()
+    given = os.environ.get("SINERGYM_OUTPUT")
+    wanted = Path(given) if given else Path.cwd() / name
+    try:
+        return _make_folder(wanted, new=not given)
+    except OSError as error:
+        advice = "" if given else "; SINERGYM_OUTPUT names another folder"
+        raise OutputUnusable(
+            f"the output folder cannot be made: {error.strerror}: {wanted}{advice}"
+        ) from error
+
+
+def _make_folder(wanted: Path, *, new: bool) -> Path:
+    """Make a folder; a new one gets a number behind its name when that is taken."""
+    if not new:
+        wanted.mkdir(parents=True, exist_ok=True)
+        return wanted.absolute()
     number = 1
     while True:
-        folder = Path.cwd() / (name if number == 1 else f"{name}-{number}")
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
             folder.mkdir()
         except FileExistsError:

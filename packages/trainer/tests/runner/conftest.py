@@ -275,9 +275,9 @@ class Vm:
             "STORAGE_EMULATOR_HOST": cloud.address,
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{cloud.address}/compute/v1/",
             "GCE_METADATA_HOST": cloud.metadata(experiment, told, instance_id),
-            "SINERGYM_SYNC_SECONDS": "0.5",
-            "SINERGYM_HEARTBEAT_SECONDS": "0.3",
-            "SINERGYM_RECORD_SECONDS": "0.1",
+            "SINERGYM_SYNC_SECONDS": "0.2",
+            "SINERGYM_HEARTBEAT_SECONDS": "0.2",
+            "SINERGYM_RECORD_SECONDS": "0.05",
             **(environment or {}),
         }
         self._out = (folder / "stdout").open("wb")

@@ -112,6 +112,21 @@ def test_a_failure_is_recorded_with_its_cause(cloud: Any, new_vm: NewVm) -> None
     assert cloud.group_size is None
 
 
+def test_a_command_that_cannot_be_started(cloud: Any, new_vm: NewVm) -> None:
+    """Where its folder cannot be made the record says why, and the VM goes."""
+    vm = new_vm()
+    vm.says("waiting for a command")
+    (vm.folder / "output").touch()
+    vm.start("echo never")
+
+    assert vm.ends() == 126
+    assert (cloud.record()["state"], cloud.record()["exit"]["kind"]) == ("failed", "error")
+    assert "could not be started: " in cloud.record()["exit"]["hint"]
+    assert b"\nnever" not in vm.output
+    assert b"Traceback" not in vm.output
+    assert removal_of("quick-0001") in cloud.calls
+
+
 def test_patience_ends(cloud: Any, new_vm: NewVm) -> None:
     """Without a command the record says idle and how to send one, and the VM goes."""
     vm = new_vm(attributes={"sinergym-patience": "0.6"})

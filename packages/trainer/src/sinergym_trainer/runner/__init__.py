@@ -20,10 +20,14 @@ command is there already; 4 no runner is waiting here.
 Settings come from the VM's metadata; these variables win:
   SINERGYM_BUCKET, SINERGYM_SWEEP, SINERGYM_EXPERIMENT   who this is
   SINERGYM_PATIENCE          seconds to wait for a command (900)
+  SINERGYM_METADATA_SECONDS  seconds to wait for the metadata server (20; 2 if the three are set)
   SINERGYM_SYNC_SECONDS      seconds between two uploads of new outputs (15)
   SINERGYM_HEARTBEAT_SECONDS seconds between two records when nothing changes (20)
+  SINERGYM_RECORD_SECONDS    seconds between two records at least (1)
   SINERGYM_UPLOAD_MINUTES    minutes to try the last upload (10)
+  SINERGYM_REMOVAL_SECONDS   seconds to try the removal of the VM (600)
   SINERGYM_KEEP_VM=1         do not remove the VM
+  SINERGYM_IMAGE             the image's name, for the record
 """
 
 

@@ -78,6 +78,8 @@ class Ended:
     """As `os.waitpid` gives it."""
     stopped: bool = False
     """The container was told to stop while the command ran."""
+    problem: str | None = None
+    """Why it could not even be started."""
 
 
 def supervise(environment: Mapping[str, str] = os.environ) -> int:
@@ -89,10 +91,10 @@ def supervise(environment: Mapping[str, str] = os.environ) -> int:
     vm.prepare_google_auth()
     try:
         box = mailbox.Mailbox()
+        log = Log(box.folder / "log")
     except (mailbox.Occupied, OSError) as error:
         sys.stderr.write(f"sinergym-runner: {error}\n")
         return 2
-    log = Log(box.folder / "log")
     try:
         return _Supervisor(environment, box, log).run()
     finally:
@@ -162,6 +164,8 @@ class _Supervisor:
         if verdict is not None:
             return self._end_as_told(verdict)
         result = exit_of(ended.status, command, self._log.tail())
+        if ended.problem:
+            result = replace(result, hint=ended.problem)
         if ended.stopped:
             return self._leave(result)
         if result.signal:
@@ -250,9 +254,7 @@ class _Supervisor:
     def _run(self, command: str) -> Ended:
         record = self._keeper.record
         output = Path("output", str(record.attempt)).absolute()
-        output.mkdir(parents=True, exist_ok=True)
         self._progress = (self._box.folder / f"progress-{record.attempt}.json").absolute()
-        self._progress.unlink(missing_ok=True)
         self._progress_seen: tuple[int, ...] = ()
         self._uploader = Uploader(
             self._bucket,
@@ -267,13 +269,14 @@ class _Supervisor:
         environment = environment_of(
             record, self._vm, self._environment, output=output, progress=self._progress
         )
+        self._keeper.update(state="running", command=command)
         try:
+            output.mkdir(parents=True, exist_ok=True)
+            self._progress.unlink(missing_ok=True)
             self._child.start(command, environment)
         except (OSError, ValueError) as error:
             say(f"the command cannot be started: {error}")
-            self._keeper.update(state="running", command=command)
-            return Ended(status=126 << 8)
-        self._keeper.update(state="running", command=command)
+            return Ended(status=126 << 8, problem=f"it could not be started: {error}")
         done = threading.Event()
         syncing = threading.Thread(target=self._sync_often, args=(done,), daemon=True)
         syncing.start()
@@ -364,6 +367,8 @@ class _Supervisor:
         if failed and stop_pending():
             say("told to stop before all outputs were uploaded: the next attempt has to repeat it")
             return self._leave(result)
+        if self._keeper.verdict is not None:
+            return self._end_as_told(self._keeper.verdict)
         state = "finished" if result.kind == "ok" else "failed"
         if failed:
             path, why = next(iter(failed.items()))
@@ -439,9 +444,13 @@ class _Supervisor:
 
     def _upload_outputs(self, give_up: Deadline) -> Mapping[str, str]:
         """Upload until all is there; returns what is not, and why."""
+
+        def over() -> bool:
+            return give_up() or self._keeper.verdict in {Verdict.DELETED, Verdict.SUPERSEDED}
+
         delay = 1.0
         while True:
-            result = self._uploader.sync(give_up)
+            result = self._uploader.sync(over)
             total = self._uploader.total
             self._keeper.update(outputs={"files": total.files, "bytes": total.bytes})
             if not result.failed:
@@ -451,7 +460,7 @@ class _Supervisor:
             say(f"{len(result.failed)} files are not uploaded yet, {path} for one: {why}")
             until = time.monotonic() + delay
             while time.monotonic() < until:
-                if give_up():
+                if over():
                     return result.failed
                 time.sleep(0.1)
             delay = min(delay * 2, 30.0)
