@@ -44,11 +44,11 @@ console: $(STAMP)  ## the console, on the local cloud
 
 .PHONY: test
 test: $(STAMP)  ## all tests
-	@$(RUN)pytest
+	@$(RUN)pytest -n 2 --dist loadfile
 
 .PHONY: test-fast
 test-fast: $(STAMP)  ## the tests that take less than five seconds each
-	@$(RUN)pytest -m 'not slow'
+	@$(RUN)pytest -m "not slow" -n 2 --dist loadfile
 
 .PHONY: check
 check: $(STAMP)  ## format, lint, types, import contracts, the lock

@@ -310,12 +310,17 @@ def exit_text(row: Observation) -> str:
     return end.signal or ""
 
 
-def report(seen: Snapshot) -> str:
-    """The end of a sweep, for people: each experiment, and where its results are."""
+def report(seen: Snapshot, *, pulled: Path | None = None) -> str:
+    """The end of a sweep, for people: each experiment, and where its results are.
+
+    Args:
+        seen: The sweep.
+        pulled: The folder that the sweep was downloaded to: then the results are named there.
+    """
     results = [
         (row.id, what, where)
         for row in seen.rows
-        for what, where in _results(seen, row).items()
+        for what, where in _places_for_people(seen, row, pulled).items()
         if where
     ]
     text = table(
@@ -433,6 +438,24 @@ def _row_json(seen: Snapshot, row: Observation) -> Json:
         "versions": as_json(record.versions) if record else {},
         "instance": as_json(row.member),
     }
+
+
+def _places_for_people(seen: Snapshot, row: Observation, pulled: Path | None) -> dict[str, str]:
+    found = _results(seen, row)
+    if pulled is None:
+        return found
+    root = f"gs://{seen.bucket}/{seen.name}/"
+    here = {
+        what: _near(pulled / where.removeprefix(root)) if where.startswith(root) else where
+        for what, where in found.items()
+    }
+    model = pulled / row.id / "output" / "model.zip"  # what sinergym-train calls it
+    return {"model": _near(model) if model.is_file() else "", **here}
+
+
+def _near(path: Path) -> str:
+    """The path, from the working directory where it is below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _results(seen: Snapshot, row: Observation) -> dict[str, str]:

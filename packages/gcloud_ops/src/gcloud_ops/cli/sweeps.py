@@ -290,14 +290,15 @@ def _tell_end(session: Session, seen: "Snapshot", pull: Path | None) -> int:
     from gcloud_ops.cli import live, output
 
     live.tell_failures(seen, session.clients)
-    session.emit_snapshot(seen, output.report(seen))
-    sys.stdout.flush()
+    folder = None
     if pull is not None:
         from gcloud_ops.objects import pull as pull_objects
 
         folder = pull / seen.name
         files = pull_objects(session.clients, seen.bucket, f"{seen.name}/", folder)
         output.say(f"results pulled to {folder} ({len(files)} files)")
+    session.emit_snapshot(seen, output.report(seen, pulled=folder))
+    sys.stdout.flush()
     output.say(f"{seen.name}: {output.explain(seen)}")
     return output.ExitCode.DONE if seen.is_good else output.ExitCode.EXPERIMENTS_FAILED
 
