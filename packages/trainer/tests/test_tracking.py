@@ -7,17 +7,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sinergym_trainer.tracking import Tracker
+if TYPE_CHECKING:
+    from sinergym_trainer.tracking import Tracker
 
 
 def make_tracker(
     uri: str, unsent: Path, *, name: str = "a run", patience: float = 30.0
-) -> Tracker:
-    """A tracker of a small run."""
+) -> "Tracker":
+    """A tracker of a small run; imported here, as it takes seconds that the fast tests spare."""
+    from sinergym_trainer.tracking import Tracker
+
     return Tracker(
         uri=uri,
         experiment="tracking",

@@ -190,8 +190,8 @@ class Cloud:
         if self.group_size is None and "/instanceGroupManagers/" in path:
             return _error(404, "notFound", "The resource was not found")
         if path.endswith("/deleteInstances"):
-            self._loop.call_later(0.1, self._shrink)
-            return self._operation(0.15)
+            self._loop.call_later(0.05, self._shrink)
+            return self._operation(0.08)
         if request.method == "DELETE":
             if self.compute_busy > 0:
                 self.compute_busy -= 1

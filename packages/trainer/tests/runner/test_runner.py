@@ -177,7 +177,7 @@ def test_a_deleted_sweep_does_not_come_back(cloud: Any, new_vm: NewVm) -> None:
     """Once the record is seen to be gone nothing is uploaded any more, and the VM goes."""
     vm = new_vm()
     vm.start(
-        "trap 'echo late; echo x > $SINERGYM_OUTPUT/late; sleep 1; exit' TERM;"
+        "trap 'echo late; echo x > $SINERGYM_OUTPUT/late; sleep 0.3; exit' TERM;"
         " echo x > $SINERGYM_OUTPUT/x; while :; do sleep 0.05; done"
     )
     wait_for(lambda: "quick/quick-0001/output/x" in cloud.objects)

@@ -114,7 +114,7 @@ class _Compute:
         """
         # One id for all tries: the second of a call whose answer got lost does nothing.
         query = "" if method == "GET" else f"?requestId={_request_id()}"
-        delay, said = 0.5, False
+        delay, said = 0.25, False
         while True:
             try:
                 reply = self._connected().request(

@@ -289,7 +289,7 @@ class _Supervisor:
         """Wait for the end of the command; pass on signals and progress meanwhile."""
         stopped = False
         while True:
-            number = next_signal(0.5)
+            number = next_signal(0.25)
             status = self._child.reap()
             if status is not None:
                 self._read_progress()
