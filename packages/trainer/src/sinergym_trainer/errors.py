@@ -26,7 +26,7 @@ class EnergyPlusMissing(TrainerError):
 
 
 class OutputUnusable(TrainerError):
-    """The output folder cannot be made, or no longer be written."""
+    """The output folder cannot be made or written."""
 
 
 class ResultsNotStored(TrainerError):
