@@ -36,7 +36,9 @@ $(STAMP): $(UV) pyproject.toml requirements.lock $(wildcard packages/*/pyproject
 .PHONY: demo
 demo: $(STAMP)  ## two real trainings on the local cloud, from launch to results (SWEEP=file for others)
 	@$(RUN)gcloud-ops --local sweep launch $(SWEEP) --new-name --watch --pull $(LOCAL)/results && status=0 || status=$$?; \
-	$(RUN)gcloud-ops local stop >&2; exit $$status
+	$(RUN)gcloud-ops local stop >&2; \
+	echo 'The local cloud is stopped, and its MLflow with it; `make console` brings both back.' >&2; \
+	exit $$status
 
 .PHONY: console
 console: $(STAMP)  ## the console, on the local cloud

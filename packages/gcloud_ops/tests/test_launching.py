@@ -13,7 +13,14 @@ from gcloud_ops import bucket, groups, launching, objects, sweeps, templates
 from gcloud_ops.cli import live
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import NotFound, PermissionDenied
-from gcloud_ops.launching import CommandSent, DispatchFailed, Launched, LaunchEvent, Stalled
+from gcloud_ops.launching import (
+    CommandSent,
+    DispatchFailed,
+    GroupGone,
+    Launched,
+    LaunchEvent,
+    Stalled,
+)
 from gcloud_ops.model import ExperimentStatus, Sweep
 
 from .conftest import Answers, eventually, inert_cloud, settings_of
@@ -64,6 +71,32 @@ def test_an_experiment_that_trains_is_no_stall(full: Clients) -> None:
     assert sent == {"pair-0001", "pair-0002"}
     assert events[-1] == Launched(sent=2, failed=0, waiting=0)
     assert not [event for event in events if isinstance(event, Stalled)]
+
+
+def test_a_sweep_that_is_cancelled_meanwhile(full: Clients) -> None:
+    """The launch says that the group is gone, and ends, whatever its patience."""
+    planned = launching.plan(Sweep.of_commands("gone", ["true 1", "true 2"]), full)
+    events: list[LaunchEvent] = []
+    for event in launching.launch(planned, full, patience=600):
+        events.append(event)
+        if isinstance(event, CommandSent):
+            sweeps.cancel("gone", full)
+
+    assert GroupGone(experiments=("gone-0002",)) in events
+    assert events[-1] == Launched(sent=1, failed=0, waiting=1)
+    assert not [event for event in events if isinstance(event, Stalled)]
+
+
+@pytest.mark.slow
+def test_a_cloud_that_does_not_answer_is_waited_for(full: Clients) -> None:
+    """More refusals in a row than one look retries do not end a launch."""
+    trouble = {"method": "compute.instanceGroupManagers.listManagedInstances", "count": 7}
+    ask(full, "faults", {**trouble, "status": 503, "reason": "backendError", "message": "later"})
+
+    events = launch(full, "patient", 1, patience=120)
+
+    assert events[-1] == Launched(sent=1, failed=0, waiting=0)
+    assert launching.Waiting(reasons={launching.FOR_CLOUD: 1}) in events
 
 
 def test_a_full_zone_is_a_stall(full: Clients) -> None:

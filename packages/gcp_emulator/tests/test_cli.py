@@ -127,6 +127,16 @@ def test_ends_on_sigterm_with_what_runs(tmp_path: Path) -> None:
     assert not alive(cloud["companions"]["web"]["pid"])
 
 
+def test_a_companion_keeps_its_address(tmp_path: Path) -> None:
+    """The cloud's next start finds it at the same port: what was written down stays true."""
+    urls = []
+    for _ in range(2):
+        with serving(tmp_path, "--companion", COMPANION):
+            urls.append(known(tmp_path)["companions"]["web"]["url"])
+
+    assert urls[0] == urls[1]
+
+
 def test_a_killed_cloud_is_cleaned_up_after(tmp_path: Path) -> None:
     """After SIGKILL, the next cloud starts, and ends the companion that was left."""
     with serving(tmp_path, "--companion", COMPANION) as process:

@@ -35,12 +35,20 @@ from gcloud_ops.dispatch import (
     DispatchFailed,
     raise_open_files_limit,
 )
-from gcloud_ops.errors import AlreadyExists, GcloudOpsError, InvalidRequest, NotFound, NotReady
+from gcloud_ops.errors import (
+    AlreadyExists,
+    GcloudOpsError,
+    InvalidRequest,
+    NotFound,
+    NotReady,
+    Unavailable,
+)
 from gcloud_ops.model import Member, Sweep
 from gcloud_ops.text import one_line
 
 __all__ = [
     "BUCKET_KEY",
+    "FOR_CLOUD",
     "FOR_CONTAINER",
     "FOR_GROUP",
     "FOR_INSTANCE",
@@ -48,6 +56,7 @@ __all__ = [
     "BucketMade",
     "CommandSent",
     "DispatchFailed",
+    "GroupGone",
     "GroupMade",
     "InstanceUp",
     "InstancesRequested",
@@ -70,6 +79,7 @@ PATIENCE = 1800.0
 FOR_GROUP = "the group to take it up"
 FOR_INSTANCE = "its instance to run"
 FOR_CONTAINER = "its container to be ready"
+FOR_CLOUD = "the cloud to answer"
 """What an experiment may wait for, besides what Compute Engine gives a code."""
 
 _TICK = 1.0  # seconds between two looks at the group
@@ -143,6 +153,14 @@ class Stalled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupGone:
+    """The instance group went away meanwhile: somebody has cancelled the sweep."""
+
+    experiments: tuple[str, ...]
+    """Those that had no command yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
     """The launch is over: the last event."""
 
@@ -165,6 +183,7 @@ type LaunchEvent = (
     | CommandSent
     | DispatchFailed
     | Stalled
+    | GroupGone
     | Launched
 )
 
@@ -295,18 +314,25 @@ def _dispatch(
     told: Mapping[str, int] = {}
     last_movement = time.monotonic()
     with Dispatcher(clients, patience=patience, at_once=at_once) as dispatcher:
+        members: dict[str, Member] = {}
         while waiting:
-            members = {
-                member.name: member
-                for member in groups.list_members(clients, planned.sweep.name, zone=planned.zone)
-                or ()
-            }
-            fresh = [
-                name
-                for name in waiting
-                if name not in under_way and name in members and members[name].is_up
-            ]
-            addresses = _addresses(planned, clients) if fresh else {}
+            try:
+                listing = groups.list_members(clients, planned.sweep.name, zone=planned.zone)
+                members = {member.name: member for member in listing or ()}
+                fresh = [
+                    name
+                    for name in waiting
+                    if name not in under_way and name in members and members[name].is_up
+                ]
+                addresses = _addresses(planned, clients) if fresh else {}
+            except Unavailable:
+                # The laptop may be off the net for a while; what is under way goes on.
+                listing, fresh, addresses, answered = (), [], {}, False
+            else:
+                answered = True
+            if listing is None:
+                yield GroupGone(experiments=tuple(waiting))
+                break
             for name in fresh:
                 if address := addresses.get(name):
                     dispatcher.send(name, waiting[name], address=address, zone=planned.zone)
@@ -327,12 +353,14 @@ def _dispatch(
             yield from failures
             if not sent.isdisjoint(members):
                 last_movement = time.monotonic()
-            reasons = _reasons(waiting, under_way, members)
-            if reasons != told:
+            reasons = (
+                _reasons(waiting, under_way, members) if answered else {FOR_CLOUD: len(waiting)}
+            )
+            if waiting and reasons != told:
                 told = reasons
                 yield Waiting(reasons=reasons)
             stalled_for = time.monotonic() - last_movement
-            if waiting and (stalled_for > patience or not members):
+            if waiting and stalled_for > patience:
                 yield Stalled(experiments=tuple(waiting), reasons=reasons, seconds=stalled_for)
                 break
     yield Launched(sent=len(sent), failed=failed, waiting=len(waiting))

@@ -64,7 +64,11 @@ class Companions:
         home = self.folder / "companions" / companion.name
         home.mkdir(parents=True, exist_ok=True)
         log = home.with_name(f"{companion.name}.log")
-        port = str(_free_port())
+        # The same as last time if it can be: addresses that were written down stay true.
+        memory = home.with_name(f"{companion.name}.port")
+        last = memory.read_text().strip() if memory.exists() else ""
+        port = str(_free_port(int(last) if last.isdecimal() else 0))
+        memory.write_text(port)
         words = [
             word.replace("{port}", port).replace("{folder}", str(home))
             for word in shlex.split(companion.command)
@@ -148,7 +152,13 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _free_port() -> int:
+def _free_port(wanted: int) -> int:
+    """The wanted port if it is free, else another; 0 wants any."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        # Connections that have just ended leave the port in TIME_WAIT, which hinders no server.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted if wanted < 65536 else 0))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -296,6 +296,8 @@ def describe(event: "LaunchEvent") -> str:
             text = f"{event.experiment} got no command: {event.error}"
         case launching.Stalled():
             text = f"nothing has moved for {event.seconds:.0f} s, so the launch stops waiting"
+        case launching.GroupGone():
+            text = "the instance group is gone: the sweep was cancelled"
         case launching.Launched():
             text = f"launched: {event.sent} have their command"
             text += f", {event.failed} failed" if event.failed else ""

@@ -200,7 +200,9 @@ class _Launching:
                 match event:
                     case launching.InstancesRequested():
                         self._made.set()
-                    case launching.Stalled(experiments=left):
+                    case (
+                        launching.Stalled(experiments=left) | launching.GroupGone(experiments=left)
+                    ):
                         self._abandoned = frozenset(left)
                     case _:
                         pass
@@ -281,6 +283,11 @@ def _sentence(event: launching.LaunchEvent) -> str:
                 f"nothing has moved for {seconds:.0f} s, so {_experiments(len(left))} got no "
                 f"command: {_waiting(reasons)}"
             )
+        case launching.GroupGone(experiments=left):
+            return (
+                f"the instance group is gone: the sweep was cancelled while "
+                f"{_experiments(len(left))} had no command"
+            )
         case launching.Launched(sent=sent, failed=failed, waiting=waiting):
             rest = [f"{failed} could not be"] if failed else []
             rest += [f"{waiting} were not"] if waiting else []
@@ -293,6 +300,7 @@ _AWAITED = {
     launching.FOR_GROUP: ("a place in the group", "places in the group"),
     launching.FOR_INSTANCE: ("its instance", "their instances"),
     launching.FOR_CONTAINER: ("its container", "their containers"),
+    launching.FOR_CLOUD: ("the cloud to answer", "the cloud to answer"),
 }
 
 
@@ -382,7 +390,7 @@ class _Screen:
                 self._up += 1
             case launching.CommandSent():
                 self._sent += 1
-            case launching.DispatchFailed() | launching.Stalled():
+            case launching.DispatchFailed() | launching.Stalled() | launching.GroupGone():
                 self.remarks.append(_sentence(event))
             case launching.Launched():
                 self._launching = False
