@@ -79,6 +79,8 @@ def template_metadata(spec: ContainerSpec) -> dict[str, str]:
         "enable-guest-attributes": "TRUE",
         # With OS Login the metadata's `ssh-keys` are ignored; a project may have it on.
         "enable-oslogin": "FALSE",
+        # For the record; the container itself can't tell what it was started from.
+        "sinergym-image": spec.image,
         SPEC_KEY: json.dumps(
             {
                 "image": spec.image,
