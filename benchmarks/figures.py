@@ -32,8 +32,8 @@ def show(title: str, figures: list[Figure]) -> list[Figure]:
         if figure.limit is not None:
             line += f" limit {figure.limit:g} {'ok' if figure.holds else 'BROKEN'}"
         if figure.baseline is not None:
-            line += f"   {figure.baseline_is}: {figure.baseline:.3f} {figure.unit}"
-            if figure.value:
-                line += f" ({figure.baseline / figure.value:.1f} x)"
+            line += f"   {figure.baseline_is}: {figure.baseline:.3f} {figure.unit}".rstrip()
+            if 0 < figure.value < figure.baseline:
+                line += f", {figure.baseline / figure.value:.1f} times as much"
         print(line)
     return figures

@@ -3,6 +3,7 @@
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 from tests.clouds import BIN, clean_environment
@@ -32,7 +33,14 @@ def main() -> list[Figure]:
         [
             figure("gcloud-ops --help", [str(BIN / "gcloud-ops"), "--help"], 0.5),
             figure("cloud-manager --help", [str(BIN / "cloud-manager"), "--help"], 0.5),
-            figure("sinergym-runner --help", [str(BIN / "sinergym-runner"), "--help"], 0.3),
+            Figure(
+                what="sinergym-runner, until it waits for a command",
+                value=statistics.median(_until_waiting() for _ in range(RUNS)),
+                unit="s",
+                limit=0.3,
+                baseline=empty,
+                baseline_is="empty Python",
+            ),
             figure("sinergym-train --help", [str(BIN / "sinergym-train"), "--help"], 1.0),
             figure("gcp-emulator --help", [str(BIN / "gcp-emulator"), "--help"], 0.5),
             figure("import gcloud_ops", [sys.executable, "-c", "import gcloud_ops"], 0.5),
@@ -60,6 +68,28 @@ def _median(command: list[str]) -> float:
 
     once()
     return statistics.median(once() for _ in range(RUNS))
+
+
+def _until_waiting() -> float:
+    """Seconds from the start of a container's process until it can be given its command."""
+    who = {"SINERGYM_BUCKET": "b", "SINERGYM_SWEEP": "s", "SINERGYM_EXPERIMENT": "s-0001"}
+    nowhere = {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9", "GCE_METADATA_HOST": "127.0.0.1:9"}
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        with subprocess.Popen(
+            [str(BIN / "sinergym-runner")],
+            cwd=folder,
+            env=clean_environment() | who | nowhere | {"SINERGYM_METADATA_SECONDS": "0.01"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as runner:
+            for line in runner.stdout or ():
+                if "waiting for a command" in line:
+                    seconds = time.perf_counter() - begin
+                    runner.terminate()
+                    return seconds
+    raise SystemExit("the runner did not come to waiting")
 
 
 def _loaded_by(statement: str, package: str) -> list[str]:

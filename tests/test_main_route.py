@@ -102,6 +102,46 @@ def test_a_broken_experiment_is_shown_as_failed(command: Command, local_cloud: P
     assert "about to fail" in done.stderr
 
 
+def test_every_command_with_local(command: Command, local_cloud: Path, tmp_path: Path) -> None:
+    """Each command of `gcloud-ops`, as a user of the local cloud would type it."""
+
+    def run(*words: str, code: int = 0) -> str:
+        done = command("gcloud-ops", "--local", *words, timeout=120)
+        assert done.returncode == code, f"{words}: {done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    run("template", "create", "mine", "--image", "local/sinergym-trainer:latest", "--env", "A=b")
+    assert "mine" in run("template", "list")
+    assert "environment A" in run("template", "show", "mine")
+
+    long = ("--command", "echo is on; exec sleep 600")
+    run("sweep", "launch", "--name", "all", "--template", "mine", *long, "--command", "echo hi")
+    assert "all" in run("sweep", "list")
+    assert "all-0001" in run("sweep", "status", "all")
+    assert "all-0001" in run("instances", "list")
+    assert "sinergym" in run("containers", "list", "all")
+    assert run("ssh", "all-0001", "--", "hostname").strip() == "all-0001"
+    assert "is on" in run("ssh", "all-0001", "--", "docker logs sinergym | grep 'is on'")
+    run("ssh", "all-0001", "--", "exit 7", code=7)
+    assert "is on" in run("sweep", "logs", "all", "all-0001")
+    assert "hi" in run("sweep", "logs", "all", "2", "--tail", "50", "--follow")
+    run("template", "delete", "mine", code=2)  # it is in use
+    run("sweep", "delete", "all", "--yes", code=2)  # it is running
+
+    run("sweep", "cancel", "all", "--yes")
+    watched = run("sweep", "watch", "all", code=1)
+    assert re.search(r"all-0001\s+cancelled", watched)
+    assert re.search(r"all-0002\s+finished", watched)
+    assert "all/" in run("bucket", "ls")
+    run("bucket", "pull", "all", str(tmp_path))
+    assert list(tmp_path.rglob("sweep.json"))
+    run("sweep", "delete", "all", "--yes")
+    run("sweep", "status", "all", code=3)
+    run("template", "delete", "mine")
+    run("template", "show", "mine", code=3)
+
+
 def test_the_seeds_two_commands_through_cloud_manager(
     command: Command, local_clients: Clients
 ) -> None:
