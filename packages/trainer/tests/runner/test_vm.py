@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -179,6 +180,17 @@ def test_two_that_end_together(cloud: Any) -> None:
     assert done
     assert [method for method, *_ in cloud.calls].count("DELETE") == 1
     assert "trying again" not in said
+
+
+def test_the_other_one_is_not_waited_for(cloud: Any) -> None:
+    """A group that stays busy is left to who changes it: it may be waiting for this very VM."""
+    cloud.compute_busy = 1000
+    begin = time.monotonic()
+    done, said = removed(cloud, seconds=60)
+
+    assert done
+    assert "another one is removing the group" in said
+    assert time.monotonic() - begin < 15
 
 
 def test_a_refusal_is_explained(cloud: Any) -> None:

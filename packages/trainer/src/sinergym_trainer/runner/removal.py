@@ -74,6 +74,10 @@ class _Refused(Exception):
     """The cloud said no, or nothing in time."""
 
 
+_LOOKS = 4
+"""How often a group that is being changed by somebody else is looked at."""
+
+
 class _Busy(_Refused):
     """Somebody else is changing the same thing right now."""
 
@@ -187,9 +191,13 @@ def _wait_for(compute: _Compute, operation: dict[str, Any], location: str) -> No
 
 
 def _remove_empty_group(compute: _Compute, group: str, say: Callable[[str], None]) -> None:
-    """Remove the group if we were the last; two that end together may both think so."""
-    said = False
-    while True:
+    """Remove the group if we were the last; two that end together may both think so.
+
+    Who finds it being changed is not the only one: it looks a few times, and leaves the rest to
+    the other. To wait for the end would be to wait for oneself: the group goes when its members
+    have gone, and this one goes when we end.
+    """
+    for look in range(_LOOKS):
         found = compute.call("GET", group)
         if found is None:
             return
@@ -197,16 +205,15 @@ def _remove_empty_group(compute: _Compute, group: str, say: Callable[[str], None
         if size != 0:
             say(f"the group keeps {size} more")
             return
-        if not said:
+        if look == 0:
             say("this was the last one: removing the group")
-            said = True
         try:
             compute.call("DELETE", group, when_busy="raise")
         except _Busy:
-            # Most likely the other last one removes it: look until it is gone, or has members.
-            compute.pause(0.5, "the group is still there, being changed by somebody else")
+            compute.pause(0.5, "the group is being changed by somebody else")
         else:
             return
+    say("another one is removing the group")
 
 
 def _request_id() -> str:
