@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from tests.clouds import BIN, ROOT, clean_environment
 
+from gcloud_ops.sweepfile import read_sweep
+from sinergym_trainer.cli import app
+from sinergym_trainer.training import check
+
 PAGES = sorted(
     page
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")]
@@ -83,6 +87,23 @@ def help_of(*words: str) -> str:
     )
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
     return done.stdout
+
+
+@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.yaml")), ids=lambda p: p.stem)
+def test_an_example_is_a_sweep_of_sound_trainings(example: Path) -> None:
+    """It is read, and each training in it has options that go together."""
+    sizes = {"quick": 2, "seeds": 2, "study": 24, "broken": 2}
+
+    sweep = read_sweep(example)
+
+    assert len(sweep.experiments) == sizes[example.stem]
+    trainings = [e.command for e in sweep.experiments if "echo" not in e.command]
+    assert trainings
+    for training in trainings:
+        words = shlex.split(training.removeprefix("python3 "))
+        assert words[0] in {"sinergym-train", "DRL_battery.py"}
+        _, bound, _ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
+        check(bound.arguments["options"])
 
 
 def test_the_docs_show_enough_commands() -> None:

@@ -18,10 +18,9 @@ from datetime import UTC, datetime, timedelta
 from gcloud_ops import groups
 from gcloud_ops.bucket import delete_sweep, end_record, list_manifests, list_records, read_manifest
 from gcloud_ops.clients import Clients
-from gcloud_ops.contract import Manifest, Record
+from gcloud_ops.contract import Experiment, Manifest, Record
 from gcloud_ops.errors import InvalidRequest, Unavailable
 from gcloud_ops.model import (
-    ExperimentStatus,
     Member,
     Observation,
     Snapshot,
@@ -82,27 +81,17 @@ def snapshot(
     """Join what is seen by the experiments' ids; `members` is None where there is no group."""
     by_name = {member.name: member for member in members or ()}
 
-    def observe(experiment_name: str) -> tuple[ExperimentStatus, str]:
-        return status_of(
-            by_name.get(experiment_name),
-            records.get(experiment_name),
-            now=now,
-            group_exists=members is not None,
+    def observe(experiment: Experiment) -> Observation:
+        member, record = by_name.get(experiment.id), records.get(experiment.id)
+        status, reason = status_of(member, record, now=now, group_exists=members is not None)
+        return Observation(
+            experiment=experiment, member=member, record=record, status=status, reason=reason
         )
 
     return Snapshot(
         manifest=manifest,
         bucket=bucket,
-        rows=tuple(
-            Observation(
-                experiment=experiment,
-                member=by_name.get(experiment.id),
-                record=records.get(experiment.id),
-                status=(found := observe(experiment.id))[0],
-                reason=found[1],
-            )
-            for experiment in manifest.experiments
-        ),
+        rows=tuple(observe(experiment) for experiment in manifest.experiments),
         taken=now,
         group_exists=members is not None,
     )
