@@ -46,11 +46,11 @@ console: $(STAMP)  ## the console, on the local cloud
 
 .PHONY: test
 test: $(STAMP)  ## all tests
-	@$(RUN)pytest -n 2 --dist loadfile
+	@$(RUN)pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-fast
 test-fast: $(STAMP)  ## the tests that take less than five seconds each
-	@$(RUN)pytest -m "not slow" -n 2 --dist loadfile
+	@$(RUN)pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: check
 check: $(STAMP)  ## format, lint, types, import contracts, the lock
