@@ -1,8 +1,13 @@
-"""Results of a training, from a folder to the bucket.
+"""Results of a training, from a folder to the bucket and back.
 
-`Uploader` follows a folder while a program fills it; `upload_tree` uploads one that is complete.
-Both check what they send (the client compares checksums), send several files at a time, and
-try again what fails.
+`Uploader` looks for what is new in a folder, pass by pass; `Following` does so in the background
+while a program fills it; `upload_tree` uploads one that is complete. `download_tree` is the way
+back. All check what they send or fetch (the client compares checksums), have several files on
+their way at a time, and try again what fails.
+
+A file that is replaced by renaming another one to its name, as checkpoints and models are, is
+never sent half old and half new: what was opened is sent. Names that begin with a dot or end in
+`.tmp` are unfinished, and are left out.
 """
 
 import os
@@ -12,18 +17,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sinergym_trainer.errors import one_line
+from sinergym_trainer.errors import InvalidOptions, TrainerError, one_line
 
 CHUNK = 8 << 20
 """Bytes of a large file that are in memory at a time, for each of the files on their way."""
 PARALLEL = 4
 
 
+FIRST = ("checkpoints/", "model.zip", "model.json", "normalization.npz", "best_model/")
+"""What is uploaded before all else, by the beginnings of paths: there may be little time."""
+
+
 class UploadFailed(Exception):
     """Some files could not be uploaded; the text names the first of them and why."""
+
+
+class DownloadFailed(Exception):
+    """Objects could not be listed or fetched; the text names the first of them and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +46,25 @@ class Uploaded:
 
     files: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Downloaded:
+    """What was fetched: the number of files, and their bytes together."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An object in a bucket."""
+
+    name: str
+    path: str
+    """Its name below the prefix that was asked for."""
+    size: int
+    updated: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +92,57 @@ def connect(bucket: str, project: str | None = None) -> Any:
     return storage.Client(project=project or "unused").bucket(bucket)
 
 
+def reachable(
+    bucket: str,
+    prefix: str = "",
+    *,
+    patience: float = 120.0,
+    say: Callable[[str], None] = lambda _line: None,
+) -> None:
+    """Make sure that objects can be written to a bucket, before anything costly begins.
+
+    It asks for an object to be written on a condition that cannot hold (the generation 1 of one
+    that does not exist), so nothing is: a bucket that would take it answers 412.
+
+    Args:
+        bucket: the bucket's name.
+        prefix: where objects will be written.
+        patience: seconds to wait while nobody answers (503, no network).
+        say: gets a line when it has to wait.
+
+    Raises:
+        InvalidOptions: there is no such bucket, it must not be written to, or there are no
+            credentials; one line says which.
+        TrainerError: nobody has answered in all the time.
+    """
+    from google.api_core.exceptions import Forbidden, NotFound, PreconditionFailed, Unauthorized
+    from google.auth.exceptions import DefaultCredentialsError, RefreshError
+
+    name = "/".join(part for part in (prefix.strip("/"), ".sinergym-may-i-write") if part)
+    try:
+        probe = connect(bucket).blob(name)
+        probe.upload_from_string(
+            b"", if_generation_match=1, retry=_retry(patience, say), timeout=(5, 20)
+        )
+    except PreconditionFailed:
+        return
+    except NotFound as error:
+        raise InvalidOptions(f"there is no bucket gs://{bucket}; make it, or name another") from (
+            error
+        )
+    except (Forbidden, Unauthorized) as error:
+        raise InvalidOptions(
+            f"gs://{bucket} must not be written to with these credentials: {_reason(error)}"
+        ) from error
+    except (DefaultCredentialsError, RefreshError) as error:
+        raise InvalidOptions(
+            f"no Google credentials to write to gs://{bucket} with:"
+            f" gcloud auth application-default login ({_reason(error)})"
+        ) from error
+    except Exception as error:
+        raise TrainerError(f"gs://{bucket} cannot be reached: {_reason(error)}") from error
+
+
 def upload_tree(
     folder: Path, bucket: str, prefix: str, *, pauses: Sequence[float] = (1.0, 2.0)
 ) -> Uploaded:
@@ -81,11 +165,175 @@ def upload_tree(
             break
         time.sleep(pause)
         failed = uploader.sync().failed
-    if not failed:
-        return uploader.total
-    path, why = next(iter(failed.items()))
-    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-    raise UploadFailed(f"{folder / path}{more} to gs://{bucket}/{prefix}: {why}")
+    if failed:
+        raise _missing(failed, folder, f"gs://{bucket}/{prefix}")
+    return uploader.total
+
+
+def download_tree(
+    bucket: str,
+    prefix: str,
+    folder: Path,
+    *,
+    patience: float = 120.0,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Downloaded:
+    """Fetch all objects of `gs://<bucket>/<prefix>/...` into a folder, made if missing.
+
+    Args:
+        bucket: the bucket's name.
+        prefix: the objects' common beginning, with or without a slash at its end.
+        folder: gets them; files of the same names are replaced, each as a whole.
+        patience: seconds to try while the bucket is away, for the list and for each object.
+        say: gets a line when it has to wait.
+
+    Raises:
+        DownloadFailed: something is missing in the folder now.
+    """
+    below = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+    objects = objects_below(bucket, below, patience=patience, say=say)
+    paths = download(bucket, objects, folder, patience=patience, say=say)
+    return Downloaded(files=len(paths), bytes=sum(path.stat().st_size for path in paths))
+
+
+def objects_below(
+    bucket: str,
+    prefix: str,
+    *,
+    patience: float,
+    say: Callable[[str], None] = lambda _line: None,
+) -> list[Stored]:
+    """List the objects whose names begin with a prefix and then name a file below a folder.
+
+    Raises:
+        DownloadFailed: the bucket cannot be read.
+    """
+    try:
+        blobs = list(
+            connect(bucket).list_blobs(prefix=prefix, retry=_retry(patience, say), timeout=(5, 60))
+        )
+    except Exception as error:
+        raise DownloadFailed(f"gs://{bucket}/{prefix}: {_reason(error)}") from error
+    found = [
+        Stored(
+            name=blob.name,
+            path=blob.name.removeprefix(prefix),
+            size=int(blob.size or 0),
+            updated=blob.updated or datetime.min.replace(tzinfo=UTC),
+        )
+        for blob in blobs
+    ]
+    return [it for it in found if _can_be_a_file(it.path)]
+
+
+def download(
+    bucket: str,
+    objects: Sequence[Stored],
+    folder: Path,
+    *,
+    patience: float,
+    say: Callable[[str], None] = lambda _line: None,
+) -> list[Path]:
+    """Fetch objects into a folder; each appears there whole. Returns their paths.
+
+    Raises:
+        DownloadFailed: one could not be fetched or written.
+    """
+    if not objects:
+        return []
+    try:
+        source = connect(bucket)
+    except Exception as error:
+        raise DownloadFailed(f"gs://{bucket}: {_reason(error)}") from error
+
+    def fetch(wanted: Stored) -> Path:
+        path = folder / wanted.path
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The newest generation, which may be newer than the list.
+            source.blob(wanted.name).download_to_filename(
+                str(temporary), retry=_retry(patience, say), timeout=(5, 60), checksum="auto"
+            )
+            temporary.replace(path)
+        except Exception as error:
+            temporary.unlink(missing_ok=True)
+            raise DownloadFailed(f"gs://{bucket}/{wanted.name}: {_reason(error)}") from error
+        return path
+
+    with ThreadPoolExecutor(min(PARALLEL, len(objects)), "downloads") as pool:
+        return list(pool.map(fetch, objects))
+
+
+class Following:
+    """Uploads what appears in a folder, in the background, while a program fills it.
+
+    A crash of the program loses what the last `seconds` and one pass have brought. It never
+    disturbs the program: trouble with the bucket is said in a line, once, and tried again.
+
+    Args:
+        folder: what to follow; it may not exist yet.
+        bucket: the bucket's name.
+        prefixes: as `Uploader`'s.
+        seconds: between two passes.
+        say: gets a line about trouble.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        bucket: str,
+        prefixes: Mapping[str, str],
+        *,
+        seconds: float = 15.0,
+        say: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        self._folder = folder
+        self._where = f"gs://{bucket}"
+        self._uploader = Uploader(_once(lambda: connect(bucket)), folder, prefixes)
+        self._seconds = seconds
+        self._say = say
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="following", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self, seconds: float = 600.0) -> Uploaded:
+        """Upload what is still missing; returns what is in the bucket.
+
+        Args:
+            seconds: to try while the bucket is away; files that are on their way are not cut.
+
+        Raises:
+            UploadFailed: the time was not enough, or files were refused; it names the first.
+        """
+        deadline = time.monotonic() + seconds
+        self._done.set()
+        delay = 0.5
+        while True:
+            failed = self._uploader.sync(lambda: time.monotonic() >= deadline).failed
+            if not failed:
+                return self._uploader.total
+            if time.monotonic() + delay >= deadline:
+                raise _missing(failed, self._folder, self._where)
+            time.sleep(delay)
+            delay = min(delay * 2, 15.0)
+
+    def _follow(self) -> None:
+        problem: str | None = None
+        while not self._done.wait(self._seconds):
+            failed = self._uploader.sync(self._done.is_set).failed
+            if self._done.is_set():
+                return
+            if not failed:
+                problem = None
+                continue
+            path, why = next(iter(failed.items()))
+            if why != problem:
+                self._say(f"{path} could not be uploaded to {self._where} yet: {why}")
+            problem = why
 
 
 class Uploader:
@@ -129,6 +377,7 @@ class Uploader:
                 if self._sent.get(path) == signature:
                     continue
                 (changed if _can_be_named(self.object_name(path)) else skipped).append(path)
+            changed.sort(key=_rank)
             if not changed:
                 return Round(uploaded=0, failed={}, skipped=tuple(skipped))
             try:
@@ -162,6 +411,8 @@ class Uploader:
         for folder, folders, names in os.walk(root):
             folders.sort()
             for name in sorted(names):
+                if name.startswith(".") or name.endswith(".tmp"):
+                    continue
                 full = Path(folder, name)
                 try:
                     if full.is_symlink() and not full.resolve().is_relative_to(root):
@@ -174,8 +425,6 @@ class Uploader:
 
     def _send(self, bucket: Any, path: str, stop: Callable[[], bool]) -> str | None:
         """Upload one file; returns why it failed."""
-        from google.api_core.retry import Retry
-
         if stop():
             return "there was no time left"
         try:
@@ -188,12 +437,7 @@ class Uploader:
                 blob = bucket.blob(self.object_name(path))
                 if status.st_size > CHUNK:
                     blob.chunk_size = CHUNK
-                retry = Retry(
-                    predicate=lambda error: _is_passing(error) and not stop(),
-                    initial=0.5,
-                    maximum=2.0,
-                    timeout=10.0,
-                )
+                retry = _retry(10.0, stop=stop)
                 # So many bytes as there were: what is appended meanwhile is the next pass's.
                 blob.upload_from_file(
                     file,
@@ -230,12 +474,87 @@ def _can_be_named(name: str) -> bool:
     return len(encoded) <= 1024 and all(sign.isprintable() or sign == " " for sign in name)
 
 
+def _can_be_a_file(path: str) -> bool:
+    parts = path.split("/")
+    return "" not in parts and ".." not in parts and "." not in parts and "\0" not in path
+
+
+def _rank(path: str) -> int:
+    """Where a file stands in the queue: what a training goes on with first, graphs last."""
+    for rank, start in enumerate(FIRST):
+        if path.startswith(start):
+            return rank
+    return len(FIRST) + path.startswith("tensorboard/")
+
+
+def _missing(failed: Mapping[str, str], folder: Path, where: str) -> UploadFailed:
+    path, why = next(iter(failed.items()))
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    return UploadFailed(f"{folder / path}{more} to {where}: {why}")
+
+
+def _once[Made](make: Callable[[], Made]) -> Callable[[], Made]:
+    """Make something at the first call that succeeds; one thread calls at a time."""
+    made: list[Made] = []
+
+    def get() -> Made:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get
+
+
+def _reason(error: BaseException) -> str:
+    """The cause of an error in one line; a retry that gave up tells of the last one."""
+    from google.api_core.exceptions import RetryError
+
+    if isinstance(error, RetryError) and error.cause is not None:
+        error = error.cause
+    return one_line(error)
+
+
+def _retry(
+    seconds: float,
+    say: Callable[[str], None] = lambda _line: None,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> Any:
+    """A retry of what may pass, for so long; it says so once."""
+    from google.api_core.retry import Retry
+
+    said: list[bool] = []
+
+    def waiting(error: Exception) -> None:
+        if not said:
+            said.append(True)
+            say(f"the bucket does not answer, trying again for {seconds:g} s: {_reason(error)}")
+
+    return Retry(
+        predicate=lambda error: _is_passing(error) and not stop(),
+        initial=0.5,
+        maximum=2.0 if seconds <= 10 else 15.0,
+        timeout=seconds,
+        on_error=waiting,
+    )
+
+
 def _is_passing(error: Exception) -> bool:
     # https://cloud.google.com/storage/docs/retry-strategy; sending a file again does no harm here.
     import requests
+    from google.auth.exceptions import TransportError
+    from google.cloud.storage.exceptions import DataCorruption
 
     # A reply that the client refuses has its status in the response, all other errors have a code.
     code = getattr(getattr(error, "response", None), "status_code", getattr(error, "code", None))
     if isinstance(code, int):
         return code in {408, 429} or code >= 500
-    return isinstance(error, ConnectionError | requests.ConnectionError | requests.Timeout)
+    return isinstance(
+        error,
+        ConnectionError
+        | requests.ConnectionError
+        | requests.Timeout
+        | requests.exceptions.ChunkedEncodingError
+        | TransportError
+        | DataCorruption,
+    )
