@@ -259,14 +259,12 @@ class Algorithm:
         return getattr(stable_baselines3, self.name)
 
     def _misfit(self, actions: Actions, where: str) -> str:
-        from sinergym_trainer.environments import ENVIRONMENTS, resolve, with_actions
+        from sinergym_trainer import catalogue
 
         fitting = [other.name for other in ALGORITHMS.values() if actions in other.actions]
-        twin = with_actions(where, self.actions)
-        others = [twin] if twin else []
-        if not others:
-            able = [name for name in ENVIRONMENTS if resolve(name).actions in self.actions]
-            others = difflib.get_close_matches(where, able, n=2, cutoff=0.0)
+        twin = catalogue.with_actions(where, self.actions)
+        able = catalogue.fitting(self.actions)
+        others = [twin] if twin else difflib.get_close_matches(where, able, n=2, cutoff=0.0)
         return (
             f"{self.name} acts on {' and '.join(sorted(self.actions))} actions, and those of"
             f" {where} are {actions}: for this environment take {', '.join(fitting)};"
@@ -676,7 +674,7 @@ def _torch_class(key: str, name: Any) -> Any:
     import torch
 
     if key == "activation_fn":
-        where, root, needy = "torch.nn", torch.nn.Module, {"MultiheadAttention", "Threshold"}
+        where, needy = "torch.nn", {"MultiheadAttention", "Threshold"}
         known = [
             (each, found)
             for each, found in vars(torch.nn).items()
@@ -684,8 +682,9 @@ def _torch_class(key: str, name: Any) -> Any:
         ]
     else:
         # Stable-Baselines3 cannot step with these.
-        where, root, needy = "torch.optim", torch.optim.Optimizer, {"LBFGS", "SparseAdam"}
+        where, needy = "torch.optim", {"LBFGS", "SparseAdam"}
         known = list(vars(torch.optim).items())
+    root: type = torch.nn.Module if where == "torch.nn" else torch.optim.Optimizer
     able = {
         each.lower(): found
         for each, found in known
