@@ -6,7 +6,8 @@ A checkpoint is a zip archive `checkpoint-<k>.zip` (stored, as its content hardl
     model.zip            as Stable-Baselines3 saves it: weights, optimizers, counters, noise
     normalization.npz    the running statistics of the observations, if there are any
     replay_buffer/*.npy  the filled rows of an off-policy algorithm's buffer
-    random.json          the generators of Python, NumPy, PyTorch (CPU, CUDA) and the action space
+    random.json          the generators of Python, NumPy, PyTorch (CPU, CUDA) and the action space,
+                         the seed, and the number of the next weather
     files/...            small files of the output folder, as they were then
 
 What is not in it: EnergyPlus cannot be saved in the middle of an episode. A resumed training
@@ -54,6 +55,8 @@ _STATISTICS = "normalization.npz"
 _RANDOM = "random.json"
 _BUFFER = "replay_buffer/"
 _FILES = "files/"
+_WEATHER = "weather_state"
+"""What our environments tell of their series of weathers (`vector.SeededWeather`)."""
 _CHUNK = 1 << 20
 _LARGEST_JSON = 64 << 20
 
@@ -127,8 +130,8 @@ class Checkpoint:
 
         The random states come last, after all that draws from them; go on with
         `model.learn(total - model.num_timesteps, reset_num_timesteps=False)` and draw nothing in
-        between. The environment begins a new episode; if the training has a seed, the episode's
-        is derived from it and the timesteps, so that it is not the first one once more.
+        between. The environment begins a new episode: the one after that which was interrupted,
+        in the series of weathers that the seed gives.
 
         Args:
             algorithm: the one that the checkpoint is of.
@@ -162,8 +165,8 @@ class Checkpoint:
             if self.buffer is not None:
                 _restore_buffer(model, self.buffer, archive, self.path)
             states = json.loads(archive.read(_RANDOM))
-        if model.seed is not None:
-            env.seed((model.seed + self.timesteps) % 2**31)
+        model.seed = states["seed"]
+        _continue_weather(env, states, self.timesteps)
         _restore_random(model, states)
         return model
 
@@ -584,13 +587,25 @@ def _random_states(model: "BaseAlgorithm") -> dict[str, Any]:
     import torch
 
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    env = model.get_env()
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
         "torch": _text(torch.get_rng_state()),
         "cuda": [_text(state) for state in cuda],
         "action_space": model.action_space.np_random.bit_generator.state,
+        "seed": model.seed,
+        "weather": env.env_method(_WEATHER) if env and env.has_attr(_WEATHER) else [],
     }
+
+
+def _continue_weather(env: Any, states: Mapping[str, Any], timesteps: int) -> None:
+    if env.has_attr(_WEATHER) and len(states["weather"]) == env.num_envs:
+        for index, state in enumerate(states["weather"]):
+            env.env_method("continue_weather", state, indices=index)
+    elif states["seed"] is not None:
+        # Other environments than those of the checkpoint: at least not the first weather again.
+        env.seed((states["seed"] + timesteps) % 2**31)
 
 
 def _restore_random(model: "BaseAlgorithm", states: Mapping[str, Any]) -> None:

@@ -149,6 +149,10 @@ def exit_of(status: int, command: str, tail: str) -> Exit:
         return Exit(code=code, signal=name, kind="signal", hint=f"ended by {name}")
     if code == 0:
         return Exit(code=0, signal=None, kind="ok", hint=None)
+    if code == 128 + signal.SIGTERM:
+        # A program that saves before it ends, and a shell whose program a signal ended, say so.
+        hint = f"ended by SIGTERM, though the container was not told to stop; {_last_line(tail)}"
+        return Exit(code=code, signal="SIGTERM", kind="signal", hint=hint)
     if code == 127:
         found = re.findall(r"([^\s:]+): (?:command )?not found", tail)
         program = found[-1] if found else _program(command)

@@ -4,6 +4,7 @@ The signals are blocked, and taken where the runner is ready for them: as PID 1 
 not get them at all (signal(7), and "PID 1" in pid_namespaces(7)).
 """
 
+import os
 import signal
 import time
 
@@ -24,6 +25,11 @@ def next_signal(seconds: float) -> int | None:
     """Take the next of `SIGNALS`, waiting so many seconds for one; None when none came."""
     found = signal.sigtimedwait(SIGNALS, seconds)
     return found.si_signo if found is not None else None
+
+
+def put_back(number: int) -> None:
+    """Leave a signal that was taken for whoever looks next."""
+    os.kill(os.getpid(), number)
 
 
 def stop_pending() -> bool:

@@ -9,7 +9,10 @@ Signals. SIGTERM (or SIGINT) means that the container is being stopped: the VM i
 deleted because the sweep was cancelled, or somebody typed `docker stop`. The command's group gets
 SIGTERM and has 25 seconds; what it left behind is uploaded. The record stays as it is, not final,
 with `exit` saying `{"signal": "SIGTERM", "kind": "signal"}`, so that a VM that is made again takes
-the next attempt; and the runner never removes the VM then. While it waits for a command it ends
+the next attempt; and the runner never removes the VM then. A command that was ended by SIGTERM
+(code 143 is the same) is one that was told to stop, if the runner is told so within
+two seconds or the metadata server says that the VM is preempted: a system that shuts down may
+signal all of a container's processes at once. While the runner waits for a command it ends
 at once, with 143. Once the command has ended by itself, SIGTERM only shortens what is left to do:
 outputs to 25 s (if they do not make it, the record stays not final, too), the removal to 60 s.
 
@@ -50,12 +53,17 @@ from sinergym_trainer.runner.stopping import (
     Deadline,
     hold_signals,
     next_signal,
+    put_back,
     stop_pending,
 )
 
 GRACE = 25.0
 """Seconds that the command has after SIGTERM."""
 STOPPED = 128 + signal.SIGTERM
+STOP_SPREADS = 2.0
+"""Seconds in which a signal to all of a container's processes has reached the runner."""
+HURRIED_SYNC = 0.5
+"""Seconds between two looks for new outputs once the container is told to stop."""
 
 OLD_NAME = "DRL_battery.py"
 OLD_PROGRAM = '''\
@@ -110,6 +118,7 @@ class _Supervisor:
         self._log = log
         self._child = Child()
         self._kill_at: float | None = None
+        self._hurry = threading.Event()
         self._preempted = False
 
     def run(self) -> int:
@@ -166,7 +175,7 @@ class _Supervisor:
         result = exit_of(ended.status, command, self._log.tail())
         if ended.problem:
             result = replace(result, hint=ended.problem)
-        if ended.stopped:
+        if ended.stopped or (result.signal == "SIGTERM" and self._is_being_stopped()):
             return self._leave(result)
         if result.signal:
             say(f"the command was ended by {result.signal}")
@@ -284,6 +293,7 @@ class _Supervisor:
             return self._watch()
         finally:
             done.set()
+            self._hurry.set()
 
     def _watch(self) -> Ended:
         """Wait for the end of the command; pass on signals and progress meanwhile."""
@@ -293,11 +303,14 @@ class _Supervisor:
             status = self._child.reap()
             if status is not None:
                 self._read_progress()
+                if number in STOP_SIGNALS:
+                    put_back(number)
                 return Ended(status=status, stopped=stopped)
             if self._kill_at is None and number in STOP_SIGNALS:
                 stopped, self._kill_at = True, time.monotonic() + GRACE
                 say(f"told to stop: SIGTERM to the command, which has {GRACE:g} s")
                 self._child.signal(signal.SIGTERM)
+                self._hurry.set()
                 self._note_stop()
             elif self._kill_at is None and self._keeper.verdict is not None:
                 self._kill_at = time.monotonic() + GRACE
@@ -314,6 +327,19 @@ class _Supervisor:
         self._preempted = vm.is_preempted(self._environment)
         self._keeper.update(exit=self._stop_exit(None))
 
+    def _is_being_stopped(self) -> bool:
+        """Whether a command that SIGTERM ended is the first to hear of the container's end."""
+        until = time.monotonic() + STOP_SPREADS
+        while not stop_pending():
+            if vm.is_preempted(self._environment):
+                self._preempted = True
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.25)
+        self._preempted = vm.is_preempted(self._environment)
+        return True
+
     def _stop_exit(self, code: int | None) -> Exit:
         hint = "the VM was preempted" if self._preempted else "the container was told to stop"
         return Exit(code=code, signal="SIGTERM", kind="signal", hint=hint)
@@ -325,7 +351,15 @@ class _Supervisor:
         def over() -> bool:
             return done.is_set() or self._keeper.verdict is not None
 
-        while not done.wait(pause) and not over():
+        def next_pass() -> bool:
+            # What the command saves in its last seconds may be all that the next attempt finds.
+            if self._hurry.is_set():
+                done.wait(min(HURRIED_SYNC, pause))
+            else:
+                self._hurry.wait(pause)
+            return not over()
+
+        while next_pass():
             result = self._uploader.sync(over)
             if result.failed and not over():
                 path, why = next(iter(result.failed.items()))
