@@ -1,30 +1,56 @@
-"""`sinergym-train`: parse, call `train`, print, exit code.
+"""`sinergym-train` and `sinergym-eval`: parse, call `train` or `evaluate`, exit code.
 
-`DRL_battery.py` and `python -m sinergym_trainer` are the same.
+`DRL_battery.py` and `python -m sinergym_trainer` are the same as `sinergym-train`.
 
 Exit codes: 0 done; 1 failed; 2 bad input, nothing was started; 128 + n ended by signal n (143 for
 SIGTERM) with the results so far kept.
 """
 
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
 
-from sinergym_trainer.errors import InvalidOptions, TrainerError
-from sinergym_trainer.options import Options
-
-app = App(
-    name="sinergym-train",
-    help="Train an agent of Stable-Baselines3 in a Sinergym environment.",
-    version=lambda: version("sinergym-trainer"),
-)
+from sinergym_trainer.configuration import Configuration
+from sinergym_trainer.errors import EnergyPlusFailed, InvalidOptions, TrainerError
+from sinergym_trainer.options import EvalOptions, Options
 
 
-@app.default
+def train_app(configuration: Configuration) -> App:
+    """The command `sinergym-train`, with values from environment and file beside its flags."""
+    app = App(
+        name="sinergym-train",
+        help="Train an agent of Stable-Baselines3 in a Sinergym environment.",
+        version=lambda: version("sinergym-trainer"),
+        config=configuration,
+    )
+    app.default(_train)
+    app.command(_sync, name="sync")
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run `sinergym-train` and exit: `SystemExit` carries the exit code."""
+    configuration = Configuration()
+    _exit(train_app(configuration), arguments, explain=configuration.explain)
+
+
+def evaluate_main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run `sinergym-eval` and exit: `SystemExit` carries the exit code."""
+    app = App(
+        name="sinergym-eval",
+        help="Run episodes of a trained model, or of a baseline, and show what they gave.",
+        version=lambda: version("sinergym-trainer"),
+    )
+    app.default(_evaluate)
+    _exit(app, arguments, explain=str)
+
+
 def _train(options: Options) -> int:
     from sinergym_trainer.training import train
 
@@ -32,28 +58,63 @@ def _train(options: Options) -> int:
     return 128 + result.stopped_by if result.stopped_by else 0
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and exit: `SystemExit` carries the exit code."""
-    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+def _sync(folder: Path, /, *, tracking_uri: str | None = None) -> None:
+    """Send MLflow the metrics that a training could not send.
+
+    Args:
+        folder: output folder of the training, or one above several.
+        tracking_uri: MLflow's server: default MLFLOW_TRACKING_URI.
+    """
+    from sinergym_trainer.tracking import sync
+
+    if not folder.is_dir():
+        raise InvalidOptions(f"{folder} is not a folder")
+    print(f"sinergym-train: sent {sync(folder, tracking_uri)} metrics", flush=True)
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _evaluate(options: EvalOptions) -> int:
+    from sinergym_trainer.evaluating import evaluate
+
+    result = evaluate(options)
+    stopped_by = getattr(result, "stopped_by", None)
+    return 128 + stopped_by if stopped_by else 0
+
+
+def _exit(
+    app: App, arguments: Sequence[str] | None, *, explain: Callable[[InvalidOptions], str]
+) -> NoReturn:
+    name = app.name[0]
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = app(
-            list(arguments), exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        return _fail(" ".join(str(error).split()), InvalidOptions.exit_code)
+        sys.exit(_fail(name, _joined(str(error)), InvalidOptions.exit_code))
+    except InvalidOptions as error:
+        sys.exit(_fail(name, _joined(explain(error)), error.exit_code))
+    except EnergyPlusFailed as error:
+        _fail(name, str(error), error.exit_code)
+        sys.stdout.flush()
+        # An EnergyPlus that hangs does so in a thread that nothing can end, and for which a
+        # normal exit would wait for ever.
+        os._exit(error.exit_code)
     except TrainerError as error:
-        return _fail(str(error), error.exit_code)
+        sys.exit(_fail(name, str(error), error.exit_code))
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        sys.exit(_fail(name, "interrupted", 130))
     except Exception as error:
         traceback.print_exc()
-        return _fail(f"{type(error).__name__}: {error}", 1)
-    return code if isinstance(code, int) else 0
+        sys.exit(_fail(name, f"{type(error).__name__}: {error}", 1))
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"sinergym-train: {message}", file=sys.stderr, flush=True)
+def _fail(name: str, message: str, code: int) -> int:
+    print(f"{name}: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())
+
+
+app = train_app(Configuration())
+"""The command `sinergym-train` with the process's environment."""
