@@ -56,10 +56,12 @@ class Agent(Protocol):
 class Totals:
     """Sums over the steps of an episode or of one of its months."""
 
+    length: int
+    """All steps, as Stable-Baselines3 counts them."""
     steps: int
-    """Steps that EnergyPlus simulated: the last one of an episode only says that it is over."""
+    """Those that EnergyPlus simulated: the last one of an episode only says that it is over."""
     reward: float
-    """Of all steps, also of that last one, as Stable-Baselines3 counts it."""
+    """Of all steps, also of that last one."""
     violations: int
     """Steps with a temperature outside its comfort range."""
     sums: Mapping[str, float]
@@ -169,7 +171,7 @@ def run_episode(
     agent: Agent,
     *,
     seed: int | None = None,
-    look: Callable[[], None] = lambda: None,
+    look: Callable[[int], None] = lambda _step: None,
 ) -> Episode:
     """Run one whole episode.
 
@@ -177,7 +179,7 @@ def run_episode(
         env: an environment in Stable-Baselines3's Monitor, which measures the return.
         agent: decides.
         seed: of a stochastic environment's weather.
-        look: called every 200 steps; raises to end the episode.
+        look: called every 200 steps with their number; raises to end the episode.
     """
     observation, _ = env.reset(seed=seed)
     agent.begin()
@@ -196,7 +198,7 @@ def run_episode(
         months[-1][1].add(float(reward), info, repeated=truncated)
         step += 1
         if step % _STEPS_BETWEEN_LOOKS == 0:
-            look()
+            look(step)
     return Episode(
         reward=float(info["episode"]["r"]),
         length=int(info["episode"]["l"]),
@@ -392,13 +394,14 @@ class _Sums:
     """Totals in the making."""
 
     def __init__(self) -> None:
-        self._steps = 0
+        self._length = self._steps = 0
         self._reward = 0.0
         self._violations = 0
         self._sums: dict[str, float] = {}
 
     def add(self, reward: float, info: Mapping[str, Any], *, repeated: bool) -> None:
         """Add a step; one that repeats the step before counts for the reward alone."""
+        self._length += 1
         self._reward += reward
         if repeated:
             return
@@ -412,6 +415,7 @@ class _Sums:
     def frozen(self) -> Totals:
         """The totals so far."""
         return Totals(
+            length=self._length,
             steps=self._steps,
             reward=self._reward,
             violations=self._violations,
@@ -466,7 +470,7 @@ def _evaluate(env: Any, request: Request, seed: int) -> Evaluation:
     )
 
 
-def _check_parent() -> None:
+def _check_parent(_step: int) -> None:
     if os.getppid() != _PARENT:
         raise _Abandoned
 
