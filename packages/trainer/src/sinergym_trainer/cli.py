@@ -6,6 +6,8 @@ Exit codes: 0 done; 1 failed; 2 bad input, nothing was started; 128 + n ended by
 SIGTERM) with the results so far kept.
 """
 
+import contextlib
+import multiprocessing
 import os
 import sys
 import traceback
@@ -37,7 +39,7 @@ def train_app(configuration: Configuration) -> App:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `sinergym-train` and exit: `SystemExit` carries the exit code."""
     configuration = Configuration()
-    _exit(train_app(configuration), arguments, explain=configuration.explain)
+    run_app(train_app(configuration), arguments, explain=configuration.explain)
 
 
 def evaluate_main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -48,7 +50,40 @@ def evaluate_main(arguments: Sequence[str] | None = None) -> NoReturn:
         version=lambda: version("sinergym-trainer"),
     )
     app.default(_evaluate)
-    _exit(app, arguments, explain=str)
+    run_app(app, arguments)
+
+
+def run_app(
+    app: App,
+    arguments: Sequence[str] | None,
+    *,
+    explain: Callable[[InvalidOptions], str] = str,
+) -> NoReturn:
+    """Run a command and exit, with each failure as its line on standard error.
+
+    Args:
+        app: the command; what it returns is the exit code.
+        arguments: its words, by default the process's own.
+        explain: makes the line for bad input.
+    """
+    name = app.name[0]
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        sys.exit(_fail(name, _joined(str(error)), InvalidOptions.exit_code))
+    except InvalidOptions as error:
+        sys.exit(_fail(name, _joined(explain(error)), error.exit_code))
+    except EnergyPlusFailed as error:
+        _end_at_once(_fail(name, str(error), error.exit_code))
+    except TrainerError as error:
+        sys.exit(_fail(name, str(error), error.exit_code))
+    except KeyboardInterrupt:
+        sys.exit(_fail(name, "interrupted", 130))
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(_fail(name, f"{type(error).__name__}: {error}", 1))
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _train(options: Options) -> int:
@@ -80,36 +115,22 @@ def _evaluate(options: EvalOptions) -> int:
     return 128 + stopped_by if stopped_by else 0
 
 
-def _exit(
-    app: App, arguments: Sequence[str] | None, *, explain: Callable[[InvalidOptions], str]
-) -> NoReturn:
-    name = app.name[0]
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        sys.exit(_fail(name, _joined(str(error)), InvalidOptions.exit_code))
-    except InvalidOptions as error:
-        sys.exit(_fail(name, _joined(explain(error)), error.exit_code))
-    except EnergyPlusFailed as error:
-        _fail(name, str(error), error.exit_code)
-        sys.stdout.flush()
-        # An EnergyPlus that hangs does so in a thread that nothing can end, and for which a
-        # normal exit would wait for ever.
-        os._exit(error.exit_code)
-    except TrainerError as error:
-        sys.exit(_fail(name, str(error), error.exit_code))
-    except KeyboardInterrupt:
-        sys.exit(_fail(name, "interrupted", 130))
-    except Exception as error:
-        traceback.print_exc()
-        sys.exit(_fail(name, f"{type(error).__name__}: {error}", 1))
-    sys.exit(code if isinstance(code, int) else 0)
-
-
 def _fail(name: str, message: str, code: int) -> int:
     print(f"{name}: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End the process and its children without waiting.
+
+    An EnergyPlus that hangs does so in a thread that nothing can end, here or in the process of
+    an environment, and for which a normal exit would wait for ever.
+    """
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(code)
 
 
 def _joined(text: str) -> str:

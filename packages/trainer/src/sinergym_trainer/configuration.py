@@ -69,9 +69,9 @@ class Configuration:
         if commands:  # `sync` has flags of its own
             return
         known = {
-            argument.name.removeprefix("--"): argument
+            name.removeprefix("--"): argument
             for argument in arguments
-            if argument.name.startswith("--")
+            if (name := argument.name).startswith("--")
         }
         self._places = {}
         self._add(known, _from_environ(self._environ, known))

@@ -167,7 +167,6 @@ def write_yaml(value: Mapping[str, Any], *, flow: bool = False) -> str:
             Dumper=_Dumper,
             default_flow_style=flow,
             sort_keys=False,
-            allow_unicode=True,
             width=math.inf,
         )
     except RecursionError:
