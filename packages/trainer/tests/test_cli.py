@@ -1,8 +1,9 @@
-"""The command: help, errors in one line, exit codes, and the seeds' commands."""
+"""The commands: help, errors in one line, exit codes, and the seeds' commands."""
 
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -74,6 +75,11 @@ def test_help_names_the_flags_and_imports_nothing_heavy(tmp_path: Path) -> None:
         ("-env Eplus-5zone-hot-continuous-v1 -ep 0", "--episodes must be at least 1, not 0"),
         ("-env Eplus-5zone-hot-continuous-v1 --run_period 7/1-1/1", "ends before it begins"),
         ("-env Eplus-5zone-hot-continuous-v1 -rw square", "exponential"),
+        ("-env Eplus-5zone-hot-continuous-v1 -alg PPOO", "did you mean PPO"),
+        ("-env Eplus-5zone-hot-continuous-v1 --gamma 2", "--gamma must be from 0 to 1"),
+        ("-env Eplus-5zone-hot-continuous-v1 --config no.yaml", "no.yaml: No such file"),
+        ("sync", "FOLDER"),
+        ("sync nowhere", "nowhere is not a folder"),
         ("-env Eplus-5zone-hot-continuous-v1 extra", "extra"),
         ("-env Eplus-5zone-hot-contnuous-v1", "did you mean Eplus-5zone-hot-continuous-v1"),
     ],
@@ -90,6 +96,123 @@ def test_bad_input_is_one_line_and_creates_nothing(
     assert done.stderr.startswith("sinergym-train: ")
     assert said in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+HEADINGS = (
+    "Experiment",
+    "Environment",
+    "Model and checkpoints",
+    "Evaluation",
+    "Logs and results",
+    "Hyperparameters",
+    "Accepted, done by the runner",
+)
+
+
+def test_help_groups_the_flags(tmp_path: Path) -> None:
+    """Each flag of a long list stands below its heading, and the headings in their order."""
+    shown = run("--help", cwd=tmp_path).stdout
+    titles = re.findall(r"^╭─ (.+?) (?:\(.*\) )?─+╮$", shown, re.MULTILINE)
+
+    assert titles == ["Commands", *HEADINGS]
+    _, _, below = shown.partition("Model and checkpoints")
+    assert "--checkpoint_steps" in below.partition("Evaluation")[0]
+    assert "sync" in shown.partition("Experiment")[0]
+
+
+def test_variables_and_file_reach_the_command(tmp_path: Path) -> None:
+    """A wrong value says where it is from, with exit code 2 and nothing made."""
+    (tmp_path / "x.yaml").write_text("environment: Eplus-5zone-hot-continuous-v1\nepisodes: 0\n")
+    from_file = run("--config", "x.yaml", cwd=tmp_path)
+    from_variable = run("--config", "x.yaml", cwd=tmp_path, SINERGYM_TRAIN_EPISODES="none")
+
+    assert (from_file.returncode, from_variable.returncode) == (2, 2)
+    assert from_file.stderr == (
+        "sinergym-train: --episodes must be at least 1, not 0"
+        " (--episodes is from x.yaml, line 2)\n"
+    )
+    assert from_variable.stderr == (
+        "sinergym-train: --episodes 'none' is not a whole number"
+        " (--episodes is from SINERGYM_TRAIN_EPISODES)\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["x.yaml"]
+
+
+EVALUATE = (sys.executable, "-c", "from sinergym_trainer.cli import evaluate_main as e; e()")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", "--model"),
+        ("-mod random", "--model random needs an --environment"),
+        ("-mod m.zip -ep 0", "--episodes must be at least 1, not 0"),
+        ("-mod m.zip --deterministic --stochastics", "--stochastic"),
+        ("-mod m.zip -rew 2", "--energy_weight must be from 0 to 1"),
+    ],
+)
+def test_bad_input_of_the_evaluation_is_one_line(
+    tmp_path: Path, arguments: str, said: str
+) -> None:
+    """As that of a training."""
+    done = subprocess.run(
+        [*EVALUATE, *arguments.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("sinergym-eval: ")
+    assert said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_simulation_that_hangs_cannot_keep_the_process(tmp_path: Path) -> None:
+    """Neither its thread nor a child with such a thread: the error's line, then the end."""
+    code = (
+        "import multiprocessing, threading\n"
+        "from cyclopts import App\n"
+        "from sinergym_trainer.cli import run_app\n"
+        "from sinergym_trainer.errors import EnergyPlusFailed\n"
+        "def hang():\n"
+        "    threading.Event().wait()\n"
+        "def command():\n"
+        "    threading.Thread(target=hang).start()\n"
+        "    child = multiprocessing.get_context('fork').Process(target=hang)\n"
+        "    child.start()\n"
+        "    print(child.pid)\n"
+        "    raise EnergyPlusFailed('it hangs')\n"
+        "app = App(name='x')\n"
+        "app.default(command)\n"
+        "run_app(app, [])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (1, "x: it hangs\n")
+    deadline = time.monotonic() + 10
+    while _lives(int(done.stdout)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be looked at does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 def evaluations_of(pid: int) -> list[str]:
