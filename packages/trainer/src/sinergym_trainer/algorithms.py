@@ -64,17 +64,6 @@ _LSTM = (
 _CRITICS = (*_NETWORK, "n_critics", "share_features_extractor")
 _SQUASHED = (*_CRITICS, "log_std_init", "use_expln", "clip_mean")
 
-_FRACTIONS = frozenset(
-    ("gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_initial_eps",
-     "exploration_final_eps", "line_search_shrinking_factor")
-)  # fmt: skip
-_COUNTS = frozenset(
-    ("n_steps", "batch_size", "n_epochs", "buffer_size", "target_update_interval", "policy_delay",
-     "cg_max_steps", "line_search_max_iter", "n_critic_updates", "sub_sampling_factor")
-)  # fmt: skip
-_COUNTS_OR_ALL = frozenset(("gradient_steps", "sde_sample_freq"))
-_ABOVE_ZERO = frozenset(("clip_range_vf", "target_kl", "exploration_fraction"))
-# An exploration_fraction of 0 is a division by zero in SB3's LinearSchedule.
 _N_QUANTILES = 25
 
 
@@ -130,7 +119,7 @@ class Algorithm:
             raise InvalidOptions(
                 f"--use_sde is for continuous actions; those of {where} are {actions}"
             )
-        self._check_values(hyperparameters, n_envs)
+        self._check_words(hyperparameters, n_envs)
         self._check_together({**self.defaults, **hyperparameters}, hyperparameters, n_envs)
         self._check_policy(policy_kwargs or {}, hyperparameters)
 
@@ -192,7 +181,7 @@ class Algorithm:
         env: Any = None,
         device: str = "auto",
         overrides: Mapping[str, Any] | None = None,
-        seed: int | None = None,
+        seed: int | Literal["stored"] | None = "stored",
     ) -> "BaseAlgorithm":
         """Load a model that this algorithm saved, to predict with it, or to train on in `env`.
 
@@ -205,8 +194,9 @@ class Algorithm:
                 buffer worth its name.
             device: where the networks go.
             overrides: hyperparameters that take the place of those stored.
-            seed: seeds Python's, NumPy's and PyTorch's generators and `env` anew; None draws from
-                none of them and forgets the stored seed.
+            seed: what Python's, NumPy's and PyTorch's generators and `env` are seeded with; by
+                default what the model was trained with, if there is an `env`. With neither a seed
+                nor an `env` the generators stay as they are.
 
         Raises:
             ModelUnusable: the file is missing, broken, another algorithm's, or made for other
@@ -217,11 +207,13 @@ class Algorithm:
         overrides = overrides or {}
         stored = stored_values(path)
         self._check_stored(path, stored)
-        replaced: dict[str, Any] = {"seed": seed}
+        replaced: dict[str, Any] = {"seed": stored.get("seed") if seed == "stored" else seed}
         if env is None:
             if overrides:
                 raise ValueError("hyperparameters are for training: give an environment too")
             objects: dict[str, Any] = {"buffer_size": 1, "n_steps": 1}
+            if seed == "stored":
+                replaced["seed"] = None
         else:
             self._check_overrides(stored, overrides, env)
             replaced |= _arguments(overrides, env.action_space)
@@ -232,7 +224,11 @@ class Algorithm:
         objects |= {"lr_schedule": None, "exploration_schedule": None}
         objects |= {"replay_buffer_class": None, "replay_buffer_kwargs": {}}
         objects |= {name: value for name, value in replaced.items() if name in stored}
-        with _quiet():
+        import torch
+
+        # New weights are drawn before the stored ones replace them.
+        unseen = env is None and replaced["seed"] is None
+        with _quiet(), torch.random.fork_rng(devices=[], enabled=unseen):
             try:
                 model: BaseAlgorithm = self._class().load(
                     path, env=env, device=device, custom_objects=objects, **replaced
@@ -271,24 +267,25 @@ class Algorithm:
             f" or take {' or '.join(others)}"
         )
 
-    def _check_values(self, values: Mapping[str, Any], n_envs: int) -> None:
-        for name, value in values.items():
-            if name == "action_noise":
-                if value not in NOISES:
-                    raise InvalidOptions(f"--action_noise is {' or '.join(NOISES)}, not {value!r}")
-            elif name == "train_freq":
-                _, unit = _train_freq(value)
-                if unit == "episode" and n_envs > 1:
-                    raise InvalidOptions(
-                        f"--train_freq {value!r} counts episodes: that needs --n_envs 1"
-                    )
-            elif name == "ent_coef":
-                _entropy_coefficient(value, learned="target_entropy" in self.hyperparameters)
-            elif name == "target_entropy":
-                if value != "auto" and not math.isfinite(_number(name, value)):
-                    raise InvalidOptions(f"--target_entropy is a number or auto, not {value!r}")
-            elif not isinstance(value, bool):
-                _check_range(name, _number(name, value))
+    def _check_words(self, values: Mapping[str, Any], n_envs: int) -> None:
+        """Hyperparameters that are not just numbers."""
+        noise = values.get("action_noise", NOISES[0])
+        if noise not in NOISES:
+            raise InvalidOptions(f"--action_noise is {' or '.join(NOISES)}, not {noise!r}")
+        if "ent_coef" in values:
+            _entropy_coefficient(
+                values["ent_coef"], learned="target_entropy" in self.hyperparameters
+            )
+        entropy = values.get("target_entropy", "auto")
+        if entropy != "auto":
+            _number("target_entropy", entropy)
+        if "train_freq" in values and not self.on_policy:
+            number, unit = _train_freq(values["train_freq"])
+            if unit == "episode" and n_envs > 1:
+                raise InvalidOptions(
+                    f"--train_freq '{number} {unit}' needs one environment: take --n_envs 1, or"
+                    " a number of steps"
+                )
 
     def _check_together(
         self, values: Mapping[str, Any], given: Mapping[str, Any], n_envs: int
@@ -312,8 +309,6 @@ class Algorithm:
                     f"--batch_size {batch} is more than a rollout's {rollout} timesteps (--n_steps"
                     f" {values['n_steps']} times --n_envs {n_envs})"
                 )
-        if "sigma" in given and given.get("action_noise") and not given["sigma"]:
-            raise InvalidOptions(f"--action_noise {given['action_noise']} with --sigma 0 is none")
 
     def _check_policy(self, policy: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         for name in policy:
@@ -368,7 +363,7 @@ class Algorithm:
         unknown = [name for name in overrides if name not in self.hyperparameters]
         if unknown:
             raise InvalidOptions(f"{self.name} does not take --{unknown[0]}")
-        self._check_values(overrides, n_envs)
+        self._check_words(overrides, n_envs)
         plain = {name: stored[name] for name in self.hyperparameters if name in stored}
         self._check_together({**self.defaults, **plain, **overrides}, overrides, n_envs)
 
@@ -595,35 +590,14 @@ def _number(name: str, value: Any) -> float:
         raise InvalidOptions(f"--{name} must be a number, not {value!r}") from None
 
 
-def _check_range(name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise InvalidOptions(f"--{name} must be a number, not {value}")
-    if name in _ABOVE_ZERO and value <= 0:
-        raise InvalidOptions(f"--{name} must be more than 0, not {value:g}")
-    if name in _FRACTIONS and not 0 <= value <= 1:
-        raise InvalidOptions(f"--{name} must be from 0 to 1, not {value:g}")
-    if name in _COUNTS and value < 1:
-        raise InvalidOptions(f"--{name} must be at least 1, not {value:g}")
-    if name in _COUNTS_OR_ALL and value != -1 and value < 1:
-        raise InvalidOptions(f"--{name} must be at least 1, or -1, not {value:g}")
-    if value < 0 and name not in _COUNTS_OR_ALL:
-        raise InvalidOptions(f"--{name} must be a number from 0 on, not {value:g}")
-
-
-def _train_freq(value: Any) -> tuple[int, str]:
-    """Read `4`, `"4"`, `(2, "episode")` or `"2 episodes"`."""
-    parts = value.split() if isinstance(value, str) else value
-    number, unit = (
-        parts if isinstance(parts, list | tuple) and len(parts) == 2 else (parts, "step")
-    )
-    if isinstance(number, list) and len(number) == 1:
-        number = number[0]
-    unit = str(unit).removesuffix("s")
-    if not str(number).isdecimal() or int(number) < 1 or unit not in {"step", "episode"}:
+def _train_freq(value: int | str) -> tuple[int, str]:
+    """Read `4` or `4 steps`, or `1 episode`."""
+    match = re.fullmatch(r"([1-9]\d*)(?: (step|episode)s?)?", str(value).strip())
+    if not match:
         raise InvalidOptions(
             f"--train_freq is a number of steps, or such as '1 episode', not {value!r}"
         )
-    return int(number), unit
+    return int(match[1]), match[2] or "step"
 
 
 def _entropy_coefficient(value: Any, *, learned: bool) -> float | str:

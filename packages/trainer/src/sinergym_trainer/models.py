@@ -16,8 +16,9 @@ import re
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
@@ -41,8 +42,8 @@ _BESIDE = (CARD, STATISTICS)
 _PAUSES = (1.0, 2.0)
 """Seconds before each further try of a passing trouble."""
 
-type _Remote = Mapping[str, Callable[[Path], None]]
-"""How to get each file of a folder elsewhere, by its name."""
+_PATIENCE = 60.0
+"""Seconds to wait for a bucket that is away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,14 +188,10 @@ def find(location: str, scratch: Path, *, prefer_best: bool = False) -> Found:
     """
     if location.startswith("gs://"):
         bucket, _, path = location.removeprefix("gs://").partition("/")
-        return _find_remote(
-            location, path, lambda folder: _bucket_files(bucket, folder), scratch, prefer_best
-        )
+        return _find_remote(_Bucket(bucket), path, scratch, prefer_best)
     if location.startswith("runs:/"):
         run, _, path = location.removeprefix("runs:").strip("/").partition("/")
-        return _find_remote(
-            location, path, lambda folder: _run_files(run, folder), scratch, prefer_best
-        )
+        return _find_remote(_Run(run), path, scratch, prefer_best)
     if "://" in location:
         raise ModelUnusable(
             f"{location}: a model is a path, gs://BUCKET/PATH, or runs:/RUN_ID of MLflow"
@@ -274,38 +271,28 @@ def _has_checkpoints(folder: Path) -> bool:
     return folder.is_dir() and any(_CHECKPOINT.fullmatch(each.name) for each in folder.iterdir())
 
 
-def _find_remote(
-    shown: str,
-    path: str,
-    files: Callable[[str], _Remote],
-    scratch: Path,
-    prefer_best: bool,
-) -> Found:
-    """Download what `_find_local` looks for, and no more; then look.
-
-    Args:
-        shown: the location as it was given.
-        path: in the bucket or the run.
-        files: gives the files directly in a folder.
-        scratch: where downloads go.
-        prefer_best: see `find`.
-    """
+def _find_remote(place: "_Bucket | _Run", path: str, scratch: Path, prefer_best: bool) -> Found:
+    """Download what `_find_local` looks for, and no more; then look."""
     where = PurePosixPath(path.strip("/"))
+    shown = f"{place.root}{path}"
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         here = Path(tempfile.mkdtemp(prefix="model-", dir=scratch))
         if where.suffix != ".zip":
-            _fetch_folder(str(where), files, here, prefer_best)
-            if any(here.iterdir()):
+            folder = "" if str(where) == "." else str(where)
+            wanted = _wanted(place.below(folder), prefer_best)
+            place.fetch(folder, wanted, here)
+            if wanted:
                 return _in_folder(here, shown, prefer_best)
             where = where.with_name(f"{where.name}.zip") if where.name else where
-        wanted = (where.name, *_BESIDE)
-        _fetch(files(str(where.parent)), wanted, here)
+        if where.name:
+            folder = "" if str(where.parent) == "." else str(where.parent)
+            place.fetch(folder, place.those(folder, (where.name, *_BESIDE)), here)
     except ModelUnusable:
         raise
     except Exception as error:  # credentials, the network, what the other side refuses, the disk
         raise ModelUnusable(f"{shown} cannot be had: {one_line(error)}") from error
-    if not (here / where.name).is_file():
+    if not where.name or not (here / where.name).is_file():
         raise ModelUnusable(
             f"{shown}: there is no such model: neither a zip file, nor {MODEL}, {BEST} or"
             f" {CHECKPOINTS}/ below it"
@@ -313,76 +300,119 @@ def _find_remote(
     return _in_file(here / where.name, shown)
 
 
-def _fetch_folder(
-    path: str, files: Callable[[str], _Remote], here: Path, prefer_best: bool
-) -> None:
-    """Download what an output folder, a `checkpoints` folder or a model's folder has for us."""
-    below = PurePosixPath(path)
-    there, best = files(path), files(str(below / "best_model"))
-    models = [name for name in (MODEL, "best_model.zip") if name in there]
-    others = [name for name in there if name.endswith(".zip") and not _CHECKPOINT.match(name)]
-    if not models and not best and len(others) == 1:
-        models = others
-    if models:
-        _fetch(there, (*models, *_BESIDE), here)
-    if best:
-        _fetch(best, ("best_model.zip", *_BESIDE), here / "best_model")
-    if prefer_best and (models or best):
-        return
-    _fetch(there, filter(_CHECKPOINT.fullmatch, there), here)
-    kept = files(str(below / CHECKPOINTS))
-    _fetch(kept, filter(_CHECKPOINT.fullmatch, kept), here / CHECKPOINTS)
+def _wanted(names: Iterable[str], prefer_best: bool) -> list[str]:
+    """Those of a folder's files that `_in_folder` can make use of, by their paths in it."""
+    there = set(names)
+    models = [name for name in (MODEL, "best_model.zip", BEST) if name in there]
+    zips = [name for name in there if name.endswith(".zip") and "/" not in name]
+    foreign = [name for name in zips if not _CHECKPOINT.fullmatch(name)]
+    if not models and len(foreign) == 1:
+        models = foreign
+    beside = [
+        str(PurePosixPath(model).with_name(name))
+        for model in models
+        for name in _BESIDE
+        if str(PurePosixPath(model).with_name(name)) in there
+    ]
+    checkpoints = [name for name in there if _CHECKPOINT.fullmatch(_below_checkpoints(name))]
+    if prefer_best and models:
+        checkpoints = []
+    return sorted({*models, *beside, *checkpoints})
 
 
-def _fetch(there: _Remote, names: Any, here: Path) -> None:
-    for name in names:
-        if name in there:
-            here.mkdir(exist_ok=True)
-            there[name](here / name)
+def _below_checkpoints(name: str) -> str:
+    return name.removeprefix(f"{CHECKPOINTS}/")
 
 
-def _bucket_files(name: str, folder: str) -> _Remote:
-    """Objects directly in a folder of a bucket; the client compares their checksums."""
-    from google.cloud.storage.retry import DEFAULT_RETRY
+class _Bucket:
+    """Files in a bucket; `outputs` compares their checksums and tries again."""
 
-    from sinergym_trainer.outputs import connect
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.root = f"gs://{name}/"
 
-    retry = DEFAULT_RETRY.with_timeout(30.0)
-    bucket = connect(name)
-    prefix = "" if folder in {"", "."} else f"{folder.strip('/')}/"
-    blobs = bucket.client.list_blobs(bucket, prefix=prefix, delimiter="/", retry=retry, timeout=20)
+    def below(self, folder: str) -> list[str]:
+        """The paths of all files in a folder, relative to it."""
+        from sinergym_trainer.outputs import objects_below
 
-    def fetching(blob: Any) -> Callable[[Path], None]:
-        return lambda path: blob.download_to_filename(str(path), retry=retry, timeout=(5, 60))
+        prefix = f"{folder}/" if folder else ""
+        return [it.path for it in objects_below(self._name, prefix, patience=_PATIENCE)]
 
-    return {blob.name.removeprefix(prefix): fetching(blob) for blob in blobs}
+    def those(self, folder: str, names: Sequence[str]) -> list[str]:
+        """Those of the files directly in a folder that are there."""
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        from sinergym_trainer.outputs import connect
+
+        bucket = connect(self._name)
+        retry = DEFAULT_RETRY.with_timeout(_PATIENCE)
+        paths = {name: f"{folder}/{name}" if folder else name for name in names}
+        return [
+            name
+            for name, path in paths.items()
+            if bucket.get_blob(path, retry=retry, timeout=(5, 20)) is not None
+        ]
+
+    def fetch(self, folder: str, names: Iterable[str], here: Path) -> None:
+        """Download files of a folder to where they are in it."""
+        from sinergym_trainer.outputs import Stored, download
+
+        objects = [
+            Stored(
+                name=f"{folder}/{name}" if folder else name,
+                path=name,
+                size=0,
+                updated=datetime.min.replace(tzinfo=UTC),
+            )
+            for name in names
+        ]
+        download(self._name, objects, here, patience=_PATIENCE)
 
 
-def _run_files(run: str, folder: str) -> _Remote:
-    """Artifacts directly in a folder of an MLflow run."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        raise ModelUnusable(f"runs:/{run}: MLFLOW_TRACKING_URI must name the tracking server")
-    # MLflow's own tries would take minutes to give up.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    from mlflow import MlflowClient
+class _Run:
+    """Artifacts of a run in MLflow."""
 
-    client = MlflowClient(uri)
-    path = "" if folder in {"", "."} else folder.strip("/")
-    listed = _patiently(lambda: client.list_artifacts(run, path or None))
+    def __init__(self, run: str) -> None:
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri:
+            raise ModelUnusable(f"runs:/{run}: MLFLOW_TRACKING_URI must name the tracking server")
+        # MLflow's own tries would take minutes to give up.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        from mlflow import MlflowClient
 
-    def fetching(artifact: str) -> Callable[[Path], None]:
-        def fetch(target: Path) -> None:
-            with tempfile.TemporaryDirectory(dir=target.parent) as aside:
-                got = _patiently(lambda: client.download_artifacts(run, artifact, aside))
-                Path(got).replace(target)
+        self._run = run
+        self._client = MlflowClient(uri)
+        self.root = f"runs:/{run}/"
 
-        return fetch
+    def below(self, folder: str) -> list[str]:
+        """The paths of the files in a folder and in those within it, relative to it."""
+        found = []
+        for artifact in self._listed(folder):
+            if artifact.is_dir:
+                found += [each.path for each in self._listed(artifact.path) if not each.is_dir]
+            else:
+                found.append(artifact.path)
+        return [path.removeprefix(f"{folder}/") for path in found]
 
-    return {
-        PurePosixPath(each.path).name: fetching(each.path) for each in listed if not each.is_dir
-    }
+    def those(self, folder: str, names: Sequence[str]) -> list[str]:
+        """Those of the files directly in a folder that are there."""
+        there = {PurePosixPath(each.path).name for each in self._listed(folder) if not each.is_dir}
+        return [name for name in names if name in there]
+
+    def fetch(self, folder: str, names: Iterable[str], here: Path) -> None:
+        """Download files of a folder to where they are in it."""
+        for name in names:
+            path = f"{folder}/{name}" if folder else name
+            (here / name).parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=here) as aside:
+                self._download(path, aside).replace(here / name)
+
+    def _download(self, path: str, aside: str) -> Path:
+        return Path(_patiently(lambda: self._client.download_artifacts(self._run, path, aside)))
+
+    def _listed(self, folder: str) -> Any:
+        return _patiently(lambda: self._client.list_artifacts(self._run, folder or None))
 
 
 def _patiently[T](ask: Callable[[], T]) -> T:
