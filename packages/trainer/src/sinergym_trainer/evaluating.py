@@ -23,7 +23,7 @@ from sinergym_trainer.evaluation import Agent, ModelAgent, run_episode
 from sinergym_trainer.models import Card, find
 from sinergym_trainer.options import BASELINES, EvalOptions, RunPeriod
 from sinergym_trainer.planning import DEFAULT_BUCKET, make_output_folder, versions
-from sinergym_trainer.report import ALL, EPISODES, MONTHS, Measured, Report
+from sinergym_trainer.report import ALL, EPISODES, MONTHS, Measured, Report, show
 from sinergym_trainer.rewards import Parameters
 from sinergym_trainer.stopping import Stop, stopping
 
@@ -51,14 +51,16 @@ def evaluate(options: EvalOptions, *, say: Say | None = None) -> Report:
 
     Args:
         options: what to evaluate.
-        say: gets one line at a time of what happens; default standard output, or with `--json`
-            standard error.
+        say: gets one line at a time of what happens. Without it they are printed, and tables of
+            the results at the end, on standard output; with `--json` that has only the JSON, and
+            standard error all else.
 
     Raises:
         InvalidOptions: nothing can be evaluated so; nothing was started.
         ModelUnusable: there is no such model, it is broken, or for another environment.
         TrainerError: EnergyPlus is missing or failed, or the results could not be stored.
     """
+    shown = say is None
     say = say or _printer(sys.stderr if options.json else sys.stdout)
     with tempfile.TemporaryDirectory(
         prefix="sinergym-eval-", ignore_cleanup_errors=True
@@ -67,7 +69,11 @@ def evaluate(options: EvalOptions, *, say: Say | None = None) -> Report:
         for note in subject.notes:
             say(note)
         with stopping() as stop:
-            return _evaluate(options, subject, Path(scratch), say, stop)
+            report = _evaluate(options, subject, Path(scratch), say, stop)
+    if shown:
+        show(report, as_json=options.json)
+    _upload(options, report, say)
+    return report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +283,6 @@ def _evaluate(
             status="KILLED" if stop() else "FINISHED",
             artifacts=stored if options.mlflow_store else [],
         )
-    _upload(options, report, say)
     return report
 
 

@@ -2,9 +2,9 @@
 
 What is in the tables, all of it from what Sinergym's rewards tell in `info` for each step:
 
-- `reward`: the return, and `length`: the steps, both as Stable-Baselines3 counts them, with the last
-  step, which only repeats the one before. `mean_reward` is the one by the other. All else is over
-  the steps that EnergyPlus simulated, one less.
+- `reward`: the return, and `length`: the steps, both as Stable-Baselines3 counts them: with the
+  last step, which only repeats the one before. `mean_reward` is the one by the other. All else is
+  over the steps that EnergyPlus simulated, one less.
 - `mean_power(W)`: the mean of `total_power_demand`, which is EnergyPlus's "Facility Total HVAC
   Electricity Demand Rate" in every id of Sinergym 3.12. `energy(kWh)` is
   `sum(total_power_demand) * step_size / 3_600_000` with the timestep's size in seconds: each power
@@ -182,7 +182,7 @@ _HEAD = (
 
 
 def show(report: Report, *, as_json: bool) -> None:
-    """Print the results: tables on standard output, or JSON there and the tables on the other."""
+    """Print tables on standard output; or JSON there, and the tables on standard error."""
     stream = sys.stderr if as_json else sys.stdout
     means = report.month_means if len(report.month_means) > 1 else []
     for title, rows in (("episodes", report.rows), ("months, means over the episodes", means)):
