@@ -110,9 +110,8 @@ def _sync(folder: Path, /, *, tracking_uri: str | None = None) -> None:
 def _evaluate(options: EvalOptions) -> int:
     from sinergym_trainer.evaluating import evaluate
 
-    result = evaluate(options)
-    stopped_by = getattr(result, "stopped_by", None)
-    return 128 + stopped_by if stopped_by else 0
+    report = evaluate(options)
+    return 128 + report.stopped_by if report.stopped_by else 0
 
 
 def _fail(name: str, message: str, code: int) -> int:

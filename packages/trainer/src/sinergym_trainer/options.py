@@ -707,7 +707,7 @@ class EvalOptions:
     """Episodes to run."""
 
     seed: Annotated[int | None, _whole("--seed", "-sd", group=_EXPERIMENT), _SEED] = None
-    """Seed of the environment and of random actions; 0 is a seed."""
+    """Seed of the environment and of random actions: default the training's. 0 is a seed."""
 
     deterministic: Annotated[
         bool,
@@ -751,7 +751,7 @@ class EvalOptions:
     """Observe the last five observations: default as in the training."""
 
     output: Annotated[Path | None, _flag("--output", group=_RESULTS)] = None
-    """Folder of the results: default a new one, <model>-EVAL-episodes<n>."""
+    """Folder of the results: default SINERGYM_OUTPUT, or a new one, <model>-EVAL-episodes<n>."""
 
     json: Annotated[bool, _switch("--json", group=_RESULTS)] = False
     """Print the results as JSON."""
