@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sinergym_trainer.catalogue import (  # noqa: F401 - where others still look for them
-    DEMO,
-    ENVIRONMENTS,
     Environment,
     resolve,
     with_actions,
@@ -147,6 +145,14 @@ def make_environment(
         EnergyPlusMissing: the simulator is not installed here.
         InvalidOptions: the environment does not observe what the reward needs.
     """
+    env = make_unwatched(spec, folder)
+    from stable_baselines3.common.monitor import Monitor
+
+    return Monitor(env, str(monitor) if monitor else None)
+
+
+def make_unwatched(spec: EnvironmentSpec, folder: Path) -> Any:
+    """As `make_environment`, without the Monitor around it and without importing PyTorch."""
     find_energyplus()
     import gymnasium
     import sinergym  # noqa: F401 - registers the ids
@@ -154,9 +160,8 @@ def make_environment(
     from numpy import float32
     from sinergym.config import modeling
     from sinergym.utils.common import create_environment
-    from stable_baselines3.common.monitor import Monitor
 
-    from sinergym_trainer.vector import SeededWeather
+    from sinergym_trainer.weather import SeededWeather
 
     quieten()
     registered = gymnasium.spec(spec.id).kwargs
@@ -172,7 +177,7 @@ def make_environment(
         raise TrainerError(f"Sinergym writes to {workspace}, not below {folder}: another version?")
     if spec.reward == _COST_REWARD:
         env = DtypeObservation(env, float32)
-    return Monitor(SeededWeather(env), str(monitor) if monitor else None)
+    return SeededWeather(env)
 
 
 def make_vector(

@@ -11,6 +11,7 @@ The classes and their parameters are those of `sinergym.utils.rewards` 3.12.2.
 import csv
 import difflib
 import importlib
+import importlib.util
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ COST_PATH = "energy_cost_data_path"
 COST_VARIABLE = "energy_cost"
 """The observation variable that `EnergyCostWrapper` adds."""
 
-_SHIPPED_COSTS = "energy_cost/PVPC_active_energy_billing_Iberian_Peninsula_2023.csv"
+_SHIPPED_COSTS = "data/energy_cost/PVPC_active_energy_billing_Iberian_Peninsula_2023.csv"
 
 
 class Parameters(Mapping[str, Any]):
@@ -176,9 +177,7 @@ def energy_costs(given: Mapping[str, Any], first: date, last: date) -> Path:
     Raises:
         InvalidOptions: it cannot be read, or lacks a price for an hour of the run period.
     """
-    from sinergym.utils.constants import PKG_DATA_PATH
-
-    path = Path(given.get(COST_PATH) or Path(PKG_DATA_PATH) / _SHIPPED_COSTS).absolute()
+    path = Path(given.get(COST_PATH) or _shipped_costs()).absolute()
     hours: set[tuple[int, int, int]] = set()
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -207,6 +206,13 @@ def reward_class(name: str) -> Any:
     """The reward's class."""
     module, _, attribute = _find(name).path.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def _shipped_costs() -> Path:
+    package = importlib.util.find_spec("sinergym")
+    if package is None or package.origin is None:
+        raise InvalidOptions("sinergym is not installed here, and with it no prices of energy")
+    return Path(package.origin).parent / _SHIPPED_COSTS
 
 
 def _find(name: str) -> Reward:

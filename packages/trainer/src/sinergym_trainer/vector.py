@@ -1,10 +1,10 @@
-"""What goes around Sinergym's environments: weather that repeats, and processes for several.
+"""Several environments as one vector, each in a process of its own.
 
-Several EnergyPlus simulations in one process break each other, so each environment of a vector
-has a process of its own. These are not made by `multiprocessing`, which imports the caller's main
-module again or forks a process with threads: each is a fresh Python that gets its end of a socket
-and calls `serve`. The messages are those of Stable-Baselines3's `SubprocVecEnv`, all of which
-`Workers` keeps, but for the making, the ending, and what happens when one breaks.
+Several EnergyPlus simulations in one process break each other. The processes are not made by
+`multiprocessing`, which imports the caller's main module again or forks a process with threads:
+each is a fresh Python that gets its end of a socket and calls `worker.serve`. The messages are
+those of Stable-Baselines3's `SubprocVecEnv`, all of which `Workers` keeps, but for the making, the
+ending, and what happens when one breaks.
 """
 
 import contextlib
@@ -19,13 +19,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
-import numpy as np
-from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sinergym_trainer import errors
 from sinergym_trainer.errors import EnergyPlusFailed, TrainerError
+from sinergym_trainer.worker import Failed
 
 if TYPE_CHECKING:
     from sinergym_trainer.environments import EnvironmentSpec
@@ -34,49 +32,6 @@ _MAKING = 300.0
 """Seconds that a worker may take to import all and to make its environment."""
 _ENDING = 30.0
 """Seconds that workers get to close their environments, before they are killed."""
-
-
-class SeededWeather(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """The same weathers in every episode of a run with the same seed.
-
-    A stochastic id of Sinergym adds noise to the weather of each episode. Its `reset(seed=s)`
-    makes one reproducible episode; a `reset()` without a seed, as vectors do between episodes,
-    takes one from the operating system. Here the episodes after `reset(seed=s)` get seeds that
-    follow from `s` and the number of the episode. The first one gets `s`, so it is what Sinergym
-    alone makes of it; without any seed nothing changes.
-    """
-
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        super().__init__(env)
-        self._first: int | None = None
-        self._next = 0
-        self._continues = False
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Begin the next episode, or with a seed a new series of episodes."""
-        if seed is not None and not self._continues:
-            self._first, self._next = seed, 0
-        self._continues = False
-        seed = self._seed()
-        self._next += 1
-        return self.env.reset(seed=seed, options=options)
-
-    def weather_state(self) -> tuple[int | None, int]:
-        """The series' seed and the number of its next episode."""
-        return self._first, self._next
-
-    def continue_weather(self, state: tuple[int | None, int]) -> None:
-        """Let the next `reset`, whatever seed it gets, begin the next episode of a series."""
-        self._first, self._next = state
-        self._continues = True
-
-    def _seed(self) -> int | None:
-        if self._first is None or self._next == 0:
-            return self._first
-        sequence = np.random.SeedSequence(self._first, spawn_key=(self._next,))
-        return int(sequence.generate_state(1, np.uint64)[0])
 
 
 class Workers(SubprocVecEnv):
@@ -131,13 +86,13 @@ class _Worker:
         self._unread = 0
         ours, theirs = Pipe()
         with theirs:
-            call = "import sys; from sinergym_trainer.vector import serve; serve(int(sys.argv[1]))"
+            call = "import sys; from sinergym_trainer.worker import serve; serve(int(sys.argv[1]))"
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", call, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                # Networks are the parent's: a worker's PyTorch, if loaded, needs no threads.
+                # As many threads as there are environments are enough.
                 env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             )
         self._connection: Connection[Any, Any] = ours
@@ -167,7 +122,7 @@ class _Worker:
             answer = self._connection.recv()
         except (EOFError, OSError):
             raise self._ended() from None
-        if not isinstance(answer, _Failed):
+        if not isinstance(answer, Failed):
             return answer
         if answer.kind == "AttributeError":
             raise AttributeError(answer.text)
@@ -206,82 +161,3 @@ class _Worker:
         name = signal.Signals(-code).name
         why = {"SIGKILL": "; out of memory?", "SIGSEGV": "; EnergyPlus crashed"}.get(name, "")
         return EnergyPlusFailed(f"{self._name}: its process was ended by {name}{why}")
-
-
-class _Failed:
-    """A worker's answer when a command raised."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.kind = type(error).__name__
-        self.text = " ".join(str(error).split())
-
-
-def serve(descriptor: int) -> None:
-    """Make an environment and do what its vector says, until the connection ends."""
-    # They go to the whole group of processes; the vector's owner decides what they mean.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    connection: Connection[Any, Any] = Connection(descriptor)
-    with contextlib.suppress(EOFError, ConnectionError):
-        from sinergym_trainer.environments import closing, make_environment
-
-        spec, folder, monitor = connection.recv()
-        try:
-            made = make_environment(spec, folder, monitor=monitor)
-        except Exception as error:
-            connection.send(_Failed(error))
-            return
-        with closing(made) as env:
-            connection.send((env.observation_space, env.action_space))
-            served = _Served(env)
-            while (message := connection.recv())[0] != "close":
-                try:
-                    answer = served.answer(*message)
-                except Exception as error:
-                    answer = _Failed(error)
-                connection.send(answer)
-
-
-class _Served:
-    """An environment that does the commands of `SubprocVecEnv`."""
-
-    def __init__(self, env: Any) -> None:
-        self._env = env
-        self._reset_info: dict[str, Any] = {}
-
-    def answer(self, command: str, content: Any) -> Any:
-        """Do a command; returns what the vector waits for."""
-        env = self._env
-        if command == "step":
-            return self._step(content)
-        if command == "reset":
-            seed, options = content
-            observation, self._reset_info = env.reset(
-                seed=seed, **({"options": options} if options else {})
-            )
-            return observation, self._reset_info
-        if command == "get_attr":
-            return env.get_wrapper_attr(content)
-        if command == "env_method":
-            name, positional, named = content
-            return env.get_wrapper_attr(name)(*positional, **named)
-        if command == "has_attr":
-            return env.has_wrapper_attr(content)
-        if command == "set_attr":
-            return setattr(env, *content)
-        if command == "is_wrapped":
-            return is_wrapped(env, content)
-        if command == "get_spaces":
-            return env.observation_space, env.action_space
-        if command == "render":
-            return env.render()
-        raise NotImplementedError(command)
-
-    def _step(self, action: Any) -> tuple[Any, ...]:
-        observation, reward, terminated, truncated, info = self._env.step(action)
-        done = terminated or truncated
-        info["TimeLimit.truncated"] = truncated and not terminated
-        if done:
-            info["terminal_observation"] = observation
-            observation, self._reset_info = self._env.reset()
-        return observation, reward, done, info, self._reset_info
