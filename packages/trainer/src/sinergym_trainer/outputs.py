@@ -385,7 +385,7 @@ class Uploader:
             except Exception as error:
                 return Round(
                     uploaded=0,
-                    failed=dict.fromkeys(changed, one_line(error)),
+                    failed=dict.fromkeys(changed, _reason(error)),
                     skipped=tuple(skipped),
                 )
             with ThreadPoolExecutor(min(PARALLEL, len(changed)), "outputs") as pool:
@@ -448,7 +448,7 @@ class Uploader:
         except FileNotFoundError:
             return None
         except Exception as error:
-            return one_line(error)
+            return _reason(error)
         self._sizes[path] = status.st_size
         # Clocks of file systems tick slowly: a file this young may change without a trace.
         if time.time() - status.st_ctime > 1:
@@ -506,12 +506,23 @@ def _once[Made](make: Callable[[], Made]) -> Callable[[], Made]:
 
 
 def _reason(error: BaseException) -> str:
-    """The cause of an error in one line; a retry that gave up tells of the last one."""
+    """The cause of an error in one line: what the server said of it, if it did.
+
+    https://cloud.google.com/storage/docs/json_api/v1/status-codes has the form of its replies.
+    """
     from google.api_core.exceptions import RetryError
 
     if isinstance(error, RetryError) and error.cause is not None:
         error = error.cause
-    return one_line(error)
+    cause = getattr(next(iter(error.args), None), "reason", None)
+    if isinstance(cause, Exception):  # of urllib3, below a requests.ConnectionError
+        return f"no connection: {str(cause).rpartition(': ')[2]}"
+    response = getattr(error, "response", None)
+    try:
+        said = response.json()["error"]  # type: ignore[union-attr]
+        return " ".join(f"{said['code']} {said['message']}".split())[:300]
+    except (AttributeError, ValueError, LookupError, TypeError):
+        return one_line(error)
 
 
 def _retry(

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,60 @@ def test_upload_tree_gives_up(cloud: Any, bucket: Any, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     with pytest.raises(UploadFailed, match=r"x to gs://other/p: .*404"):
         upload_tree(tmp_path, "other", "p", pauses=(0.01,))
+
+
+def test_what_is_unfinished_stays_here(cloud: Any, bucket: Any, tmp_path: Path) -> None:
+    """Names with a dot in front or `.tmp` behind are not uploaded until they are renamed."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "config").write_text("x")
+    (tmp_path / "checkpoints" / ".checkpoint.tmp").write_text("half")
+    (tmp_path / "model.zip.tmp").write_text("half")
+    uploader = Uploader(lambda: bucket, tmp_path, {"": "o/"})
+    assert uploader.sync().uploaded == 1
+    assert set(cloud.objects) == {"o/.hidden/config"}
+
+    (tmp_path / "model.zip.tmp").rename(tmp_path / "model.zip")
+    uploader.sync()
+    assert set(cloud.objects) == {"o/.hidden/config", "o/model.zip"}
+
+
+def test_checkpoints_and_models_go_first(cloud: Any, bucket: Any, tmp_path: Path) -> None:
+    """When there is little time, what a training goes on with is there, and graphs are not."""
+    first = ("checkpoints/checkpoint-1.zip", "model.zip", "model.json", "normalization.npz")
+    others = ("a.csv", "sinergym/x/a.csv", "tensorboard/events", "zz", "b.csv", "evaluations.npz")
+    for name in (*others, *first):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    cloud.upload_seconds = 0.3
+    begun = time.monotonic()
+    result = Uploader(lambda: bucket, tmp_path, {"": ""}).sync(
+        lambda: time.monotonic() > begun + 0.2
+    )
+
+    assert set(cloud.objects) == set(first)
+    assert set(result.failed) == set(others)
+
+
+def test_a_file_replaced_on_its_way(cloud: Any, bucket: Any, tmp_path: Path) -> None:
+    """The object is the old file or the new one, and after another pass the new one."""
+    old, new = os.urandom(20 << 20), os.urandom(18 << 20)
+    path = tmp_path / "checkpoint-1.zip"
+    path.write_bytes(old)
+    cloud.upload_seconds = 0.1
+    uploader = Uploader(lambda: bucket, tmp_path, {"": "o/"})
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(uploader.sync)
+        deadline = time.monotonic() + 20
+        while not any(len(it["content"]) for it in cloud._uploads.values()):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        (tmp_path / "next.tmp").write_bytes(new)
+        (tmp_path / "next.tmp").rename(path)
+        assert "o/checkpoint-1.zip" not in cloud.objects
+        assert sending.result().failed == {}
+    assert cloud.objects["o/checkpoint-1.zip"]["content"] == old
+
+    uploader.sync()
+    assert cloud.objects["o/checkpoint-1.zip"]["content"] == new

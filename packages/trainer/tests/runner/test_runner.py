@@ -92,6 +92,7 @@ def test_a_failure_is_recorded_with_its_cause(cloud: Any, new_vm: NewVm) -> None
         ("echo boom; exit 3", 3, "error", None, "its last line: boom"),
         ("no-such-program --x 1", 127, "not_found", None, "no such program in the image: no-such"),
         ("kill -SEGV $$", 139, "signal", "SIGSEGV", "ended by SIGSEGV"),
+        ("echo saved; exit 143", 143, "signal", "SIGTERM", "told to stop; its last line: saved"),
         ("kill -KILL $$", 137, "oom", "SIGKILL", "out of memory"),
         ("echo x > f; ./f", 126, "error", None, "not a program that can run"),
     ]
@@ -247,6 +248,48 @@ def test_preemption_and_the_next_attempt(cloud: Any, new_vm: NewVm) -> None:
     assert (cloud.record()["state"], cloud.record()["attempt"]) == ("finished", 2)
     assert b"second 2\n" in cloud.log(attempt=2)
     assert first.output.startswith(cloud.log(attempt=1))
+
+
+def test_a_command_that_hears_of_the_end_first(cloud: Any, new_vm: NewVm) -> None:
+    """A machine that goes down may end the command before the runner: that is no failure.
+
+    Either the runner is told a moment later, or the metadata server says that the VM is preempted.
+    """
+    told = new_vm()
+    told.start("echo gone; kill $$")
+    told.says("\ngone\n")
+    told.stop()
+    assert told.ends() == 143
+    cloud.preempted = "TRUE"
+    preempted = new_vm("quick-0002", instance_id="43")
+    preempted.start("echo saved > $SINERGYM_OUTPUT/checkpoint; exit 143")
+    assert preempted.ends() == 143
+
+    for experiment, hint in (("quick-0001", "told to stop"), ("quick-0002", "preempted")):
+        record = cloud.record(experiment)
+        assert (record["state"], record["ended"]) == ("running", None)
+        assert (record["exit"]["signal"], record["exit"]["kind"]) == ("SIGTERM", "signal")
+        assert hint in record["exit"]["hint"]
+    assert cloud.objects["quick/quick-0002/output/checkpoint"]["content"] == b"saved\n"
+    assert cloud.calls == []
+
+
+def test_what_is_saved_at_the_end_goes_at_once(cloud: Any, new_vm: NewVm) -> None:
+    """Once told to stop, the runner looks for new outputs all the time, not every 15 seconds."""
+    vm = new_vm(environment={"SINERGYM_SYNC_SECONDS": "600"})
+    vm.start(
+        "trap 'mkdir -p $SINERGYM_OUTPUT/checkpoints;"
+        " echo whole > $SINERGYM_OUTPUT/checkpoints/checkpoint-1.zip;"
+        " while [ ! -e go ]; do sleep 0.05; done; exit 143' TERM;"
+        " echo up; while :; do sleep 0.05; done"
+    )
+    vm.says("up\n")
+    vm.stop()
+    wait_for(lambda: "quick/quick-0001/output/checkpoints/checkpoint-1.zip" in cloud.objects)
+    assert vm.process.poll() is None
+    (vm.folder / "go").touch()
+    assert vm.ends() == 143
+    assert cloud.record()["state"] == "running"
 
 
 @pytest.mark.slow
