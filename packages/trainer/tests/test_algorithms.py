@@ -272,7 +272,9 @@ def test_what_the_check_lets_pass_can_be_built(algorithm: Algorithm) -> None:
     given["n_steps"] = 64
     algorithm.check(hyperparameters=given, actions=actions, where=CONTINUOUS, policy_kwargs=policy)
     env = gyms(algorithm)
-    model = algorithm.build(env, seed=1, hyperparameters=given, device="cpu", policy_kwargs=policy)
+    model: Any = algorithm.build(
+        env, seed=1, hyperparameters=given, device="cpu", policy_kwargs=policy
+    )
     activations = [each for each in model.policy.modules() if isinstance(each, torch.nn.ELU)]
 
     assert activations
@@ -641,8 +643,8 @@ def test_timesteps_of_a_train_freq_in_episodes() -> None:
 
 
 ONE_DAY = RunPeriod.parse("1/1-1/1")
-STEPS = 100
-"""More than the 96 of an episode of one day."""
+STEPS = 200
+"""More than two episodes of one day, 96 timesteps."""
 
 
 @pytest.fixture(scope="module", params=[CONTINUOUS, DISCRETE])
