@@ -90,6 +90,13 @@ def test_a_failure_is_recorded_with_its_cause(cloud: Any, new_vm: NewVm) -> None
     """A command that fails leaves code, signal, kind and a hint, and its VM goes."""
     ends = [
         ("echo boom; exit 3", 3, "error", None, "its last line: boom"),
+        (
+            "echo 'sinergym-train: EnergyPlus failed (step 3): ** Severe ** x'; echo bye; exit 1",
+            1,
+            "error",
+            None,
+            "its last line: sinergym-train: EnergyPlus failed (step 3): ** Severe ** x",
+        ),
         ("no-such-program --x 1", 127, "not_found", None, "no such program in the image: no-such"),
         ("kill -SEGV $$", 139, "signal", "SIGSEGV", "ended by SIGSEGV"),
         ("echo saved; exit 143", 143, "signal", "SIGTERM", "told to stop; its last line: saved"),

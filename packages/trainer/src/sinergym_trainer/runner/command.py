@@ -151,14 +151,15 @@ def exit_of(status: int, command: str, tail: str) -> Exit:
         return Exit(code=0, signal=None, kind="ok", hint=None)
     if code == 128 + signal.SIGTERM:
         # A program that saves before it ends, and a shell whose program a signal ended, say so.
-        hint = f"ended by SIGTERM, though the container was not told to stop; {_last_line(tail)}"
+        said = _last_line(tail, command)
+        hint = f"ended by SIGTERM, though the container was not told to stop; {said}"
         return Exit(code=code, signal="SIGTERM", kind="signal", hint=hint)
     if code == 127:
         found = re.findall(r"([^\s:]+): (?:command )?not found", tail)
         program = found[-1] if found else _program(command)
         hint = f"no such program in the image: {program}"
         return Exit(code=code, signal=None, kind="not_found", hint=hint)
-    hint = _last_line(tail)
+    hint = _last_line(tail, command)
     if code == 126:
         hint = f"{_program(command)} is there, but is not a program that can run; {hint}"
     return Exit(code=code, signal=None, kind="error", hint=hint)
@@ -209,7 +210,11 @@ def _program(command: str) -> str:
     return next((word for word in words if "=" not in word), command)[:200]
 
 
-def _last_line(tail: str) -> str:
+def _last_line(tail: str, command: str) -> str:
+    """What a command said last; the error that it signed with its name, if there is one.
+
+    After that one may come what libraries still print when Python ends.
+    """
     lines = [
         line.strip()
         for line in tail.splitlines()
@@ -217,5 +222,7 @@ def _last_line(tail: str) -> str:
     ]
     if not lines:
         return "it printed nothing"
-    last = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", lines[-1])
-    return "its last line: " + "".join(sign for sign in last if sign.isprintable())[:300]
+    names = ("sinergym-train: ", f"{Path(_program(command)).name}: ")
+    signed = [line for line in lines[-10:] if line.startswith(names)]
+    last = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", (signed or lines)[-1])
+    return "its last line: " + "".join(sign for sign in last if sign.isprintable())[:500]
