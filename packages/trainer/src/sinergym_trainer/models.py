@@ -146,7 +146,7 @@ class Found:
 
 
 def save(
-    model: "BaseAlgorithm",
+    model: "BaseAlgorithm | Path",
     folder: Path,
     card: Card,
     statistics: "Statistics | None",
@@ -154,6 +154,13 @@ def save(
     name: str = MODEL,
 ) -> Path:
     """Save a model, its card and statistics in a folder; each file whole or not at all.
+
+    Args:
+        model: the model, or the zip file that it was saved in.
+        folder: made if missing.
+        card: what it was trained on.
+        statistics: of its observations, or None if they are not normalized.
+        name: of the zip in the folder.
 
     Returns:
         The path of the zip, which is written last: where it is, the others are.
@@ -169,7 +176,10 @@ def save(
     with _replacing(folder / CARD) as file:
         file.write(card.to_json().encode())
     with _replacing(folder / name) as file:
-        model.save(file)
+        if isinstance(model, Path):
+            file.write(model.read_bytes())
+        else:
+            model.save(file)
     return folder / name
 
 
@@ -291,7 +301,8 @@ def _find_remote(place: "_Bucket | _Run", path: str, scratch: Path, prefer_best:
     except ModelUnusable:
         raise
     except Exception as error:  # credentials, the network, what the other side refuses, the disk
-        raise ModelUnusable(f"{shown} cannot be had: {one_line(error)}") from error
+        why = one_line(error).removeprefix("DownloadFailed: ")
+        raise ModelUnusable(f"{shown} cannot be had: {why}") from error
     if not where.name or not (here / where.name).is_file():
         raise ModelUnusable(
             f"{shown}: there is no such model: neither a zip file, nor {MODEL}, {BEST} or"
