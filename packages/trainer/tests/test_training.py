@@ -12,7 +12,8 @@ import pytest
 from sinergym_trainer.algorithms import ALGORITHMS
 from sinergym_trainer.errors import InvalidOptions
 from sinergym_trainer.options import Options, RunPeriod
-from sinergym_trainer.training import check, train
+from sinergym_trainer.planning import check
+from sinergym_trainer.training import train
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
 DAY = RunPeriod.parse("1/1-1/1")
@@ -111,10 +112,13 @@ def test_results_are_in_the_output_folder(trained: Any) -> None:
     output = trained.result.output
 
     assert {path.name for path in output.iterdir()} == {
-        *("model.zip", "best_model", "evaluations.npz", "monitor.csv", "progress.csv"),
-        *("tensorboard", "sinergym", "sinergym-evaluation"),
+        *("model.zip", "model.json", "best_model", "evaluations.npz", "monitor.csv"),
+        *("progress.csv", "tensorboard", "sinergym", "sinergym-evaluation", "checkpoints"),
+        "config.yaml",
     }
-    assert [path.name for path in (output / "best_model").iterdir()] == ["best_model.zip"]
+    best = {path.name for path in (output / "best_model").iterdir()}
+    assert best == {"best_model.zip", "model.json"}
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["checkpoint-1.zip"]
     (events,) = (output / "tensorboard").iterdir()
     assert events.name.startswith("events.out.tfevents.")
     workspace = output / "sinergym" / f"{CONTINUOUS}-res1"

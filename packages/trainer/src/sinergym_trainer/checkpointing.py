@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sinergym_trainer.checkpoints import Checkpoints
 from sinergym_trainer.errors import one_line
@@ -53,19 +54,24 @@ class CheckpointCallback(BaseCallback):
         self._failing = False
         self._last_steps = 0
         self._last_time = 0.0
+        self._learned = 0
+        self._unlearned = False
         self.seconds = 0.0
         """The time that all checkpoints have taken together."""
 
     def save_now(self) -> Path | None:
         """Write a checkpoint at once, at the end of the learning say.
 
-        Ended in the middle of a rollout, an on-policy algorithm has not learned from its steps;
-        they are counted all the same.
+        Ended in the middle of a rollout, an on-policy algorithm has not learned from its steps,
+        and a resumed training cannot: they are not counted, and will be run again.
 
         Returns:
             Its path; None when it could not be written, which has been said.
         """
         begun = time.monotonic()
+        counted = self.model.num_timesteps
+        if self._unlearned:
+            self.model.num_timesteps = self._learned
         try:
             path = self._checkpoints.save(
                 self.model,
@@ -81,6 +87,7 @@ class CheckpointCallback(BaseCallback):
             self._failing = True
             return None
         finally:
+            self.model.num_timesteps = counted
             self._last_steps, self._last_time = self.model.num_timesteps, time.monotonic()
             self.seconds += self._last_time - begun
         if self._failing:
@@ -92,8 +99,13 @@ class CheckpointCallback(BaseCallback):
         self._last_steps, self._last_time = self.model.num_timesteps, time.monotonic()
 
     def _on_rollout_start(self) -> None:
+        self._learned, self._unlearned = self.model.num_timesteps, False
         if self._is_due():
             self.save_now()
+        self._unlearned = isinstance(self.model, OnPolicyAlgorithm)
+
+    def _on_rollout_end(self) -> None:
+        self._unlearned = False
 
     def _on_step(self) -> bool:
         return True

@@ -38,6 +38,11 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else " " if sign.isspace() else "" for sign in plain)
 
 
+def say_plainly(line: str) -> None:
+    """Print one message without a display: before and after the learning."""
+    print(PREFIX + printable(line), flush=True)  # noqa: T201
+
+
 class Display:
     """What people see of one training; safe to use from several threads.
 

@@ -62,7 +62,6 @@ class EnvironmentSpec:
     """Parameters of the reward that differ from the id's own; kept as `Parameters`."""
     energy_weight: float | None = None
     normalize_action: bool = False
-    normalization: bool = False
     logger: bool = False
     multiobs: bool = False
 
@@ -97,8 +96,6 @@ class EnvironmentSpec:
         wrappers: dict[str, dict[str, Any]] = {}
         if self.normalize_action:
             wrappers["NormalizeAction"] = {}
-        if self.normalization:
-            wrappers["NormalizeObservation"] = {}
         if self.reward == _COST_REWARD:
             wrappers["EnergyCostWrapper"] = {
                 COST_PATH: str(energy_costs(self.reward_kwargs, *self._days(registered))),
@@ -139,7 +136,8 @@ def make_environment(
     Args:
         spec: what to make.
         folder: gets Sinergym's workspace, `<id>-res<n>/`; made if missing.
-        monitor: a file ending in `monitor.csv` for a line per episode, or None.
+        monitor: a file ending in `monitor.csv` for a line per episode, or None; it goes on with
+            the lines that are there.
 
     Raises:
         EnergyPlusMissing: the simulator is not installed here.

@@ -10,6 +10,19 @@ TrainerError            the root: one line for people, and an exit code
 └── EvaluationFailed    the evaluation's process broke; training goes on without it
 """
 
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+)
+_FULL = 1 << 20
+"""Bytes: a file system with less left counts as full."""
+
 
 class TrainerError(Exception):
     """A failure that one line explains; `exit_code` is what `sinergym-train` ends with."""
@@ -51,3 +64,29 @@ def one_line(error: BaseException) -> str:
     """Return an error as one line of at most 300 characters."""
     text = " ".join(str(error).split()) or "no details"
     return f"{type(error).__name__}: {text}"[:300]
+
+
+@contextlib.contextmanager
+def explaining_disk(folder: Path) -> Iterator[None]:
+    """Say in one line when a disk is full or read-only, whoever found out.
+
+    Raises:
+        OutputUnusable: the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise OutputUnusable(
+            f"the results cannot be written: {error.strerror}: {error.filename or folder}"
+        ) from error
+    except TrainerError:
+        raise
+    except Exception as error:
+        # EnergyPlus, and what reads its files, do not say why one is missing or too short.
+        if shutil.disk_usage(folder).free > _FULL:
+            raise
+        raise OutputUnusable(
+            f"the results cannot be written: {os.strerror(errno.ENOSPC)}: {folder}"
+        ) from error
