@@ -589,7 +589,7 @@ def test_models_that_cannot_be_used_are_refused(
         (tmp_path / "less.zip", "cannot be loaded as PPO"),
         (tmp_path, "broken"),
         *(
-            (trained_models[name], f"model of {name}, not PPO")
+            (trained_models[name], f"model of {name}, not of PPO")
             for name in ALGORITHMS
             if name != "PPO"
         ),
@@ -601,6 +601,22 @@ def test_models_that_cannot_be_used_are_refused(
     with pytest.raises(ModelUnusable, match="made for another environment") as caught:
         ppo.load(trained_models["PPO"], env=acrobot, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_ddpg_and_td3_are_told_apart(trained_models: dict[str, Path], tmp_path: Path) -> None:
+    """One is the other's class with other defaults."""
+    ddpg, td3 = find_algorithm("DDPG"), find_algorithm("TD3")
+    for algorithm, other in ((ddpg, "TD3"), (td3, "DDPG")):
+        with pytest.raises(ModelUnusable, match=f"a model of {other}, not of {algorithm.name}"):
+            algorithm.load(trained_models[other], device="cpu")
+    model = ddpg.build(
+        gyms(ddpg),
+        seed=1,
+        hyperparameters=TINY,
+        policy_kwargs={"n_critics": 2, "activation_fn": "Tanh"},
+    )
+    model.save(tmp_path / "two-critics.zip")
+    assert ddpg.load(tmp_path / "two-critics.zip", device="cpu").policy is not None
 
 
 @pytest.mark.parametrize(

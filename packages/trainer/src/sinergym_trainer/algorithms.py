@@ -348,10 +348,9 @@ class Algorithm:
 
     def _check_stored(self, path: Path, stored: Mapping[str, Any]) -> None:
         saved_by = _identify(stored)
-        alike = {self.name, saved_by} == {"DDPG", "TD3"}  # the same members, and defaults decide
-        if saved_by != self.name and not alike:
+        if saved_by != self.name and not (self.name == "DDPG" and _may_be_ddpg(stored)):
             raise ModelUnusable(
-                f"{path} is a model of {saved_by or 'none we know'}, not {self.name}"
+                f"{path} is a model of {saved_by or 'none we know'}, not of {self.name}"
             )
 
     def _check_overrides(
@@ -532,7 +531,7 @@ def whole_units(
 def identify(path: Path) -> str | None:
     """Tell whose model a Stable-Baselines3 zip is, without unpickling anything; None if nobody's.
 
-    DDPG is TD3 with other defaults: a TD3 with a delay of 1 and no clipped noise counts as DDPG.
+    DDPG is a TD3 with one critic, no delay and no clipped noise, and what is so counts as DDPG.
 
     Raises:
         ModelUnusable: there is no such file, or it is no model.
@@ -566,9 +565,9 @@ def stored_values(path: Path) -> dict[str, Any]:
 def _identify(stored: Mapping[str, Any]) -> str | None:
     policy = stored.get("policy_class")
     module = str(policy.get("__module__", "")) if isinstance(policy, Mapping) else ""
-    td3 = "TD3"
-    if stored.get("policy_delay") == 1 and stored.get("target_noise_clip") == 0:
-        td3 = "DDPG"
+    kwargs = stored.get("policy_kwargs")
+    one_critic = isinstance(kwargs, Mapping) and kwargs.get("n_critics") == 1
+    td3 = "DDPG" if one_critic and _may_be_ddpg(stored) else "TD3"
     marks = (
         ("RecurrentPPO", "recurrent" in module),
         ("TQC", "top_quantiles_to_drop_per_net" in stored),
@@ -581,6 +580,11 @@ def _identify(stored: Mapping[str, Any]) -> str | None:
         ("A2C", "gae_lambda" in stored),
     )
     return next((name for name, fits in marks if fits), None)
+
+
+def _may_be_ddpg(stored: Mapping[str, Any]) -> bool:
+    """DDPG is stored as the TD3 that it is: without delay and without clipped noise."""
+    return stored.get("policy_delay") == 1 and stored.get("target_noise_clip") == 0
 
 
 def _number(name: str, value: Any) -> float:
