@@ -19,7 +19,7 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sinergym_trainer import checkpoints, normalization
-from sinergym_trainer.algorithms import find_algorithm
+from sinergym_trainer.algorithms import ALGORITHMS, find_algorithm
 from sinergym_trainer.checkpointing import CheckpointCallback
 from sinergym_trainer.checkpoints import Checkpoint, Checkpoints, is_checkpoint, newest
 from sinergym_trainer.environments import (
@@ -28,7 +28,7 @@ from sinergym_trainer.environments import (
     episode_returns,
     make_vector,
 )
-from sinergym_trainer.errors import ModelUnusable
+from sinergym_trainer.errors import ModelUnusable, TrainerError
 from sinergym_trainer.options import RunPeriod
 
 SAC_SMALL: dict[str, Any] = {"buffer_size": 60, "learning_starts": 10, "batch_size": 16}
@@ -163,7 +163,7 @@ def test_checkpoints_change_nothing(model: Any, how: Any, tmp_path: Path) -> Non
     for steps in (None, 32):
         made = model("MlpPolicy", pendulums(), seed=5, device="cpu", **how)
         watching = callback(Checkpoints(tmp_path, keep=2), said.append, steps=steps)
-        ends.append(made.learn(160, callback=watching).policy.state_dict())
+        ends.append(made.learn(96, callback=watching).policy.state_dict())
     assert len(list(tmp_path.iterdir())) == 2
     assert said == []
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
@@ -253,6 +253,66 @@ def test_any_damage_is_found(tmp_path: Path, sac: Any, place: float, bit: int, c
         assert not cut
         with zipfile.ZipFile(good) as before, zipfile.ZipFile(damaged) as after:
             assert all(before.read(name) == after.read(name) for name in before.namelist())
+
+
+class Broken(DummyVecEnv):
+    """A vector that answers nothing any more, as one whose process has ended."""
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Raise, as `vector.Workers` does then."""
+        raise TrainerError(f"{attr_name}: its process was ended by SIGKILL")
+
+
+def test_a_broken_environment_does_not_stop_a_checkpoint(tmp_path: Path) -> None:
+    """What was learned until a simulation died is kept; the next weather has another number."""
+    vec = Broken([lambda: gymnasium.make("Pendulum-v1")])
+    model = PPO("MlpPolicy", vec, seed=3, device="cpu", **PPO_SMALL)
+    Checkpoints(tmp_path, keep=1).save(model, **NOTHING)
+    found = newest(tmp_path)
+    assert found is not None
+    fresh = pendulums()
+    assert found.restore(find_algorithm("PPO"), fresh, device="cpu").seed == 3
+    assert fresh._seeds == [3]
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
+    """After a learning that diverged the checkpoint before stays the newest."""
+    model = PPO("MlpPolicy", pendulums(), device="cpu", **PPO_SMALL)
+    where = Checkpoints(tmp_path, keep=2)
+    where.save(model, **NOTHING)
+    with torch.no_grad():
+        next(model.policy.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="no finite numbers"):
+        where.save(model, **NOTHING)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_goes_on(tmp_path: Path, name: str) -> None:
+    """Each of the ten learns on from its checkpoint, twice the same."""
+    algorithm = find_algorithm(name)
+    id = "Pendulum-v1" if "continuous" in algorithm.actions else "CartPole-v1"
+    wanted = {"n_steps": 16, "learning_starts": 8, "buffer_size": 500, "batch_size": 8}
+    how = {key: value for key, value in wanted.items() if key in algorithm.hyperparameters}
+    model = algorithm.build(
+        DummyVecEnv([lambda: gymnasium.make(id)]), seed=2, hyperparameters=how, device="cpu"
+    )
+    Checkpoints(tmp_path, keep=1).save(model.learn(32), **NOTHING)
+    found = newest(tmp_path)
+    assert found is not None
+
+    ends = []
+    for _ in range(2):
+        vec = DummyVecEnv([lambda: gymnasium.make(id)])
+        resumed = found.restore(algorithm, vec, device="cpu")
+        begun = weights(resumed)
+        resumed.learn(32, reset_num_timesteps=False)
+        assert (resumed.num_timesteps, resumed.seed) == (64, 2)
+        assert begun == weights(model)
+        ends.append((weights(resumed), random_states()))
+    assert ends[0] == ends[1]
+    assert ends[0][0] != weights(model)
 
 
 def test_files_of_the_output_folder_come_back(tmp_path: Path, sac: Any) -> None:

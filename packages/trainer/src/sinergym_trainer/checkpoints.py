@@ -133,6 +133,9 @@ class Checkpoint:
         between. The environment begins a new episode: the one after that which was interrupted,
         in the series of weathers that the seed gives.
 
+        Stable-Baselines3's part of it is loaded with pickle, which can run code: restore only what
+        you trust.
+
         Args:
             algorithm: the one that the checkpoint is of.
             env: the vector of environments; its statistics become those of the checkpoint.
@@ -222,7 +225,10 @@ class Checkpoints:
 
         Raises:
             OSError: it could not be written; what was there before is untouched.
+            ValueError: the learning has failed: weights are infinite or not numbers. Nothing is
+                written, as the checkpoints before are better.
         """
+        _check_weights(model)
         self.folder.mkdir(parents=True, exist_ok=True)
         slot = min(self._slots, key=_age)
         # Nothing uploads a name like this one, and the next attempt writes over a leftover.
@@ -338,6 +344,14 @@ def _age(slot: Path) -> tuple[datetime, int]:
 
 
 # Writing
+
+
+def _check_weights(model: "BaseAlgorithm") -> None:
+    import torch
+
+    for name, parameter in model.policy.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(f"the model's weights are no finite numbers any more ({name})")
 
 
 def _write(
@@ -587,7 +601,6 @@ def _random_states(model: "BaseAlgorithm") -> dict[str, Any]:
     import torch
 
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    env = model.get_env()
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
@@ -595,8 +608,17 @@ def _random_states(model: "BaseAlgorithm") -> dict[str, Any]:
         "cuda": [_text(state) for state in cuda],
         "action_space": model.action_space.np_random.bit_generator.state,
         "seed": model.seed,
-        "weather": env.env_method(_WEATHER) if env and env.has_attr(_WEATHER) else [],
+        "weather": _weathers(model.get_env()),
     }
+
+
+def _weathers(env: Any) -> list[Any]:
+    try:
+        return list(env.env_method(_WEATHER)) if env.has_attr(_WEATHER) else []
+    except Exception:
+        # The environment's process is gone, which is why this checkpoint is made: it is worth more
+        # than the next weather's number.
+        return []
 
 
 def _continue_weather(env: Any, states: Mapping[str, Any], timesteps: int) -> None:
