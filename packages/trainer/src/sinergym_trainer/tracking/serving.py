@@ -5,6 +5,7 @@ Stable-Baselines3 where it runs, and not this package.
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ class Policy(PythonModel):  # type: ignore[misc, unused-ignore]
 
     def load_context(self, context: Any) -> None:
         """Load the model, to the CPU, and the statistics of its observations."""
-        algorithm = getattr(
-            import_module(context.model_config["module"]), context.model_config["algorithm"]
+        module, _, name = Path(context.artifacts["algorithm"]).read_text().partition(":")
+        self._model = getattr(import_module(module), name).load(
+            context.artifacts["model"], device="cpu"
         )
-        self._model = algorithm.load(context.artifacts["model"], device="cpu")
         self._mean: Any = 0.0
         self._deviation: Any = 1.0
         if path := context.artifacts.get("normalization"):
@@ -32,7 +33,8 @@ class Policy(PythonModel):  # type: ignore[misc, unused-ignore]
                 self._mean = file["mean"]
                 self._deviation = np.sqrt(file["variance"] + 1e-8)
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+    # Without types: MLflow takes them for a schema.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Return the actions for observations, one a row."""
         del context, params
         observations = np.asarray(model_input)

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,12 +153,13 @@ def _store(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         left.pop(0)
         yield {"artifacts": left}
     if job["served"]:
-        _store_model(job["run_id"], folder, job["served"])
+        _store_model(client, job["run_id"], folder, job["served"])
         yield {"served": None}
 
 
-def _store_model(run_id: str, folder: Path, served: Mapping[str, Any]) -> None:
+def _store_model(client: Any, run_id: str, folder: Path, served: Mapping[str, Any]) -> None:
     """Log the model with signature and requirements: nothing is inferred, nothing is loaded."""
+    import mlflow
     import mlflow.pyfunc
     import numpy as np
     from mlflow.models import Model, ModelSignature
@@ -165,22 +167,32 @@ def _store_model(run_id: str, folder: Path, served: Mapping[str, Any]) -> None:
 
     def schema(name: str) -> Schema:
         kind, shape = served[name]
-        return Schema([TensorSpec(np.dtype(kind), (-1, *shape), name)])
+        return Schema([TensorSpec(np.dtype(kind), (-1, *shape))])
 
     artifacts = {"model": str(folder / served["path"])}
     if served["normalization"]:
         artifacts["normalization"] = str(folder / served["normalization"])
-    Model.log(
-        artifact_path=None,
-        name=MODEL,
-        run_id=run_id,
-        flavor=mlflow.pyfunc,
-        python_model=str(Path(__file__).with_name("serving.py")),
-        artifacts=artifacts,
-        model_config={"module": served["module"], "algorithm": served["algorithm"]},
-        signature=ModelSignature(inputs=schema("observation"), outputs=schema("action")),
-        pip_requirements=_requirements(served["module"]),
-    )
+    # A model belongs to MLflow's current experiment, not to that of its run.
+    experiment_id = client.get_run(run_id).info.experiment_id
+    mlflow.set_experiment(experiment_id=experiment_id)
+    found = client.search_logged_models([experiment_id], f"name = '{MODEL}'")
+    earlier = [model.model_id for model in found if model.source_run_id == run_id]
+    with tempfile.TemporaryDirectory(prefix="sinergym-model-") as scratch:
+        # Not as `model_config`: MLflow would add that to the run's parameters.
+        algorithm = Path(scratch) / "algorithm.txt"
+        algorithm.write_text(f"{served['module']}:{served['algorithm']}", encoding="utf-8")
+        Model.log(
+            artifact_path=None,
+            name=MODEL,
+            run_id=run_id,
+            flavor=mlflow.pyfunc,
+            python_model=str(Path(__file__).with_name("serving.py")),
+            artifacts={**artifacts, "algorithm": str(algorithm)},
+            signature=ModelSignature(inputs=schema("observation"), outputs=schema("action")),
+            pip_requirements=_requirements(served["module"]),
+        )
+    for model_id in earlier:  # of an attempt that was resumed, or not whole
+        client.delete_logged_model(model_id)
 
 
 def _requirements(module: str) -> list[str]:
