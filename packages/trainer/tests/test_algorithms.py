@@ -22,7 +22,6 @@ from stable_baselines3.common.noise import (
 )
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sinergym_trainer import algorithms
 from sinergym_trainer.algorithms import (
     ALGORITHMS,
     Algorithm,
@@ -33,6 +32,7 @@ from sinergym_trainer.algorithms import (
 )
 from sinergym_trainer.environments import EnvironmentSpec, make_environment
 from sinergym_trainer.errors import InvalidOptions, ModelUnusable
+from sinergym_trainer.hyperparameters import NOISES
 from sinergym_trainer.options import HYPERPARAMETERS, RunPeriod
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
@@ -396,7 +396,7 @@ def test_noise_is_in_halves_of_the_range_of_actions() -> None:
     assert np.std(spread) == pytest.approx(0.5, rel=0.15)
 
 
-@pytest.mark.parametrize("kind", algorithms.NOISES)
+@pytest.mark.parametrize("kind", NOISES)
 def test_each_of_several_environments_has_its_own_noise(kind: str, tmp_path: Path) -> None:
     """And a model that learned in two can go on in one, or in three."""
     algorithm = find_algorithm("TD3")
@@ -689,7 +689,7 @@ def test_each_algorithm_learns_in_a_building(
     for number, algorithm in enumerate(learners):
         given = {**small(algorithm), "n_steps": 20} if algorithm.on_policy else small(algorithm)
         if "sigma" in algorithm.hyperparameters:
-            given["action_noise"] = algorithms.NOISES[number % 2]
+            given["action_noise"] = NOISES[number % 2]
         if algorithm.on_policy and "batch_size" in given:
             given["batch_size"] = 10
         model = algorithm.build(env, seed=1, hyperparameters=given, device="cpu")

@@ -3,33 +3,32 @@
 PPO, A2C, DQN, DDPG, SAC and TD3 are Stable-Baselines3's; RecurrentPPO, TQC, QRDQN and TRPO are
 sb3-contrib's. The table is plain, so that a wrong command is refused in a moment; the classes are
 imported when a model is built. What is not given is not passed: defaults are the classes' own.
-
-Action noise is added to the action scaled to [-1, 1] (`OffPolicyAlgorithm._sample_action`), so
-`sigma` is in halves of the action space's range, whatever its unit, and the sum is clipped to it.
 """
 
 import difflib
-import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sinergym_trainer.errors import InvalidOptions, ModelUnusable, one_line
+from sinergym_trainer.hyperparameters import (
+    LATE,
+    arguments,
+    check_words,
+    replace_late,
+    unwrap_noise,
+)
+from sinergym_trainer.policies import check_policy_kwargs, with_classes
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
 Actions = Literal["continuous", "discrete", "multidiscrete"]
 """A kind of action space: Box, Discrete or MultiDiscrete."""
-
-NOISES = ("normal", "ornstein-uhlenbeck")
-"""What `action_noise` can be."""
-SIGMA = 0.1
-"""The noise's standard deviation when only its kind is given, as in Sinergym's scripts."""
 
 _ROLLOUTS = (
     "learning_rate", "n_steps", "gamma", "gae_lambda", "use_sde", "sde_sample_freq",
@@ -65,6 +64,7 @@ _CRITICS = (*_NETWORK, "n_critics", "share_features_extractor")
 _SQUASHED = (*_CRITICS, "log_std_init", "use_expln", "clip_mean")
 
 _N_QUANTILES = 25
+"""Of each of TQC's critics, by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,22 +126,13 @@ class Algorithm:
     def policy_arguments(self, policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the policy's constructor gets, names of classes replaced by the classes.
 
-        `activation_fn` is the name of an activation of `torch.nn`, `optimizer_class` that of an
-        optimizer of `torch.optim`, each with or without `torch.nn.` or `torch.optim.` before it;
-        nothing else is ever looked up or imported. Imports torch.
+        Imports torch.
 
         Raises:
             InvalidOptions: a key or name that is not there; the message has those that are.
         """
         self._check_policy(policy_kwargs, {})
-        arguments = dict(policy_kwargs)
-        if "activation_fn" in arguments:
-            arguments["activation_fn"] = _torch_class("activation_fn", arguments["activation_fn"])
-        if "optimizer_class" in arguments:
-            arguments["optimizer_class"] = _torch_class(
-                "optimizer_class", arguments["optimizer_class"]
-            )
-        return arguments
+        return with_classes(policy_kwargs)
 
     def build(
         self,
@@ -160,7 +151,7 @@ class Algorithm:
             InvalidOptions: a device, name or value that does not work, in one line.
         """
         check_device(device)
-        given = _arguments(hyperparameters, env.action_space)
+        given = arguments(hyperparameters, env.action_space)
         if policy_kwargs:
             given["policy_kwargs"] = self.policy_arguments(policy_kwargs)
         with _quiet():
@@ -216,9 +207,9 @@ class Algorithm:
                 replaced["seed"] = None
         else:
             self._check_overrides(stored, overrides, env)
-            replaced |= _arguments(overrides, env.action_space)
+            replaced |= arguments(overrides, env.action_space)
             objects = {}
-        late = {name: replaced.pop(name) for name in _LATE if name in replaced}
+        late = {name: replaced.pop(name) for name in LATE if name in replaced}
         # Schedules are made anew from the values; buffers from the sizes. They may be functions of
         # another Python, and need not be unpickled.
         objects |= {"lr_schedule": None, "exploration_schedule": None}
@@ -240,9 +231,9 @@ class Algorithm:
                 raise ModelUnusable(
                     f"{path} cannot be loaded as {self.name}: {why or one_line(error)}"[:500]
                 ) from error
-        _unwrap_noise(model)
+        unwrap_noise(model)
         for name, value in late.items():
-            _LATE[name](model, value)
+            replace_late(model, name, value)
         return model
 
     def _class(self) -> Any:
@@ -267,26 +258,6 @@ class Algorithm:
             f" or take {' or '.join(others)}"
         )
 
-    def _check_words(self, values: Mapping[str, Any], n_envs: int) -> None:
-        """Hyperparameters that are not just numbers."""
-        noise = values.get("action_noise", NOISES[0])
-        if noise not in NOISES:
-            raise InvalidOptions(f"--action_noise is {' or '.join(NOISES)}, not {noise!r}")
-        if "ent_coef" in values:
-            _entropy_coefficient(
-                values["ent_coef"], learned="target_entropy" in self.hyperparameters
-            )
-        entropy = values.get("target_entropy", "auto")
-        if entropy != "auto":
-            _number("target_entropy", entropy)
-        if "train_freq" in values and not self.on_policy:
-            number, unit = _train_freq(values["train_freq"])
-            if unit == "episode" and n_envs > 1:
-                raise InvalidOptions(
-                    f"--train_freq '{number} {unit}' needs one environment: take --n_envs 1, or"
-                    " a number of steps"
-                )
-
     def _check_together(
         self, values: Mapping[str, Any], given: Mapping[str, Any], n_envs: int
     ) -> None:
@@ -310,15 +281,14 @@ class Algorithm:
                     f" {values['n_steps']} times --n_envs {n_envs})"
                 )
 
+    def _check_words(self, values: Mapping[str, Any], n_envs: int) -> None:
+        learns_entropy = "target_entropy" in self.hyperparameters
+        check_words(values, learns_entropy=learns_entropy, n_envs=n_envs)
+
     def _check_policy(self, policy: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-        for name in policy:
-            if name not in self.policy_parameters:
-                raise InvalidOptions(
-                    f"--policy_kwargs: the policy of {self.name} does not take {name!r}; it takes"
-                    f" {', '.join(self.policy_parameters)}"
-                )
-        if "net_arch" in policy:
-            self._check_layers(policy["net_arch"])
+        check_policy_kwargs(
+            policy, takes=self.policy_parameters, critic=self.critic, name=self.name
+        )
         if "rms_prop_eps" in given and "optimizer_class" in policy:
             raise InvalidOptions("--rms_prop_eps is RMSProp's, and --policy_kwargs names another")
         dropped = given.get("top_quantiles_to_drop_per_net", 0)
@@ -326,24 +296,6 @@ class Algorithm:
         if dropped >= quantiles:
             raise InvalidOptions(
                 f"--top_quantiles_to_drop_per_net {dropped} leaves none of {quantiles} quantiles"
-            )
-
-    def _check_layers(self, layers: Any) -> None:
-        parts = {"": layers}
-        if isinstance(layers, Mapping) and self.critic:
-            parts = {str(name): part for name, part in layers.items()}
-        wanted = {"pi", self.critic} if self.critic else {""}
-        sizes = all(
-            isinstance(part, Sequence)
-            and not isinstance(part, str)
-            and all(type(size) is int and size > 0 for size in part)
-            for part in parts.values()
-        )
-        if not sizes or set(parts) not in ({""}, wanted):
-            halves = f", or {{pi: [64, 64], {self.critic}: [64, 64]}}" if self.critic else ""
-            raise InvalidOptions(
-                f"--policy_kwargs: net_arch of {self.name} is a list of layers' sizes, [64,"
-                f" 64]{halves}; not {layers!r}"
             )
 
     def _check_stored(self, path: Path, stored: Mapping[str, Any]) -> None:
@@ -587,141 +539,9 @@ def _may_be_ddpg(stored: Mapping[str, Any]) -> bool:
     return stored.get("policy_delay") == 1 and stored.get("target_noise_clip") == 0
 
 
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise InvalidOptions(f"--{name} must be a number, not {value!r}") from None
-
-
-def _train_freq(value: int | str) -> tuple[int, str]:
-    """Read `4` or `4 steps`, or `1 episode`."""
-    match = re.fullmatch(r"([1-9]\d*)(?: (step|episode)s?)?", str(value).strip())
-    if not match:
-        raise InvalidOptions(
-            f"--train_freq is a number of steps, or such as '1 episode', not {value!r}"
-        )
-    return int(match[1]), match[2] or "step"
-
-
-def _entropy_coefficient(value: Any, *, learned: bool) -> float | str:
-    """A number, or for those that can learn it `auto` or `auto_<where it begins>`."""
-    text = str(value)
-    if text.startswith("auto"):
-        if not learned:
-            raise InvalidOptions(f"--ent_coef {text} is for SAC and TQC; others take a number")
-        begin = text.removeprefix("auto").removeprefix("_")
-        if text != "auto" and not (text.startswith("auto_") and _number("ent_coef", begin) > 0):
-            raise InvalidOptions(
-                f"--ent_coef is a number, auto, or such as auto_0.1, not {text!r}"
-            )
-        return text
-    number = _number("ent_coef", value)
-    if not math.isfinite(number) or number < 0:
-        raise InvalidOptions(f"--ent_coef must be a number from 0 on, not {value}")
-    return number
-
-
-def _arguments(hyperparameters: Mapping[str, Any], space: Any) -> dict[str, Any]:
-    """What the class's constructor gets for the hyperparameters given."""
-    given = dict(hyperparameters)
-    if "train_freq" in given:
-        given["train_freq"] = _train_freq(given["train_freq"])
-    if "ent_coef" in given:
-        given["ent_coef"] = _entropy_coefficient(given["ent_coef"], learned=True)
-    kind, sigma = given.pop("action_noise", None), given.pop("sigma", None)
-    if kind or sigma is not None:
-        given["action_noise"] = _noise(kind or "normal", SIGMA if sigma is None else sigma, space)
-    return given
-
-
-def _noise(kind: str, sigma: float, space: Any) -> Any:
-    """Noise for one environment's action in [-1, 1]; None when there would be none."""
-    if not sigma:
-        return None
-    import numpy as np
-    from stable_baselines3.common import noise
-
-    mean, spread = np.zeros(space.shape), np.full(space.shape, float(sigma))
-    if kind == "normal":
-        return noise.NormalActionNoise(mean, spread)
-    return noise.OrnsteinUhlenbeckActionNoise(mean, spread)
-
-
-def _torch_class(key: str, name: Any) -> Any:
-    import torch
-
-    if key == "activation_fn":
-        where, needy = "torch.nn", {"MultiheadAttention", "Threshold"}
-        known = [
-            (each, found)
-            for each, found in vars(torch.nn).items()
-            if getattr(found, "__module__", "") == "torch.nn.modules.activation"
-        ]
-    else:
-        # Stable-Baselines3 cannot step with these.
-        where, needy = "torch.optim", {"LBFGS", "SparseAdam"}
-        known = list(vars(torch.optim).items())
-    root: type = torch.nn.Module if where == "torch.nn" else torch.optim.Optimizer
-    able = {
-        each.lower(): found
-        for each, found in known
-        if isinstance(found, type)
-        and issubclass(found, root)
-        and found is not root
-        and each not in needy
-    }
-    short = str(name).lower().removeprefix("torch.").removeprefix(where[6:] + ".")
-    if short in able:
-        return able[short]
-    close = difflib.get_close_matches(short, able, n=3) or list(able)
-    raise InvalidOptions(
-        f"--policy_kwargs: {key} {name!r} is not in {where}; there are"
-        f" {', '.join(able[each].__name__ for each in close)}"
-    )
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without Stable-Baselines3's advice to take the CPU: the device was chosen."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You are trying to run", category=UserWarning)
         yield
-
-
-def _unwrap_noise(model: Any) -> None:
-    """Stored noise is for as many environments as there were; learning vectorizes it again."""
-    from stable_baselines3.common.noise import VectorizedActionNoise
-
-    if isinstance(getattr(model, "action_noise", None), VectorizedActionNoise):
-        model.action_noise = model.action_noise.base_noise
-
-
-def _set_entropy_coefficient(model: Any, value: float | str) -> None:
-    """As in `SAC._setup_model`; loading would put the stored coefficient back."""
-    if not hasattr(model, "target_entropy"):
-        model.ent_coef = value
-        return
-    import torch
-
-    model.ent_coef = value
-    if isinstance(value, str):
-        begin = float(value.partition("_")[2] or 1.0)
-        start = torch.log(torch.ones(1, device=model.device) * begin)
-        model.log_ent_coef = start.requires_grad_(True)
-        model.ent_coef_optimizer = torch.optim.Adam([model.log_ent_coef], lr=model.lr_schedule(1))
-    else:
-        model.log_ent_coef = model.ent_coef_optimizer = None
-        model.ent_coef_tensor = torch.tensor(value, device=model.device)
-
-
-def _set_rms_prop_eps(model: Any, value: float) -> None:
-    """As `A2C` hands it to its optimizer, whose stored state has the one before."""
-    arguments = model.policy_kwargs.get("optimizer_kwargs", {})
-    model.policy_kwargs["optimizer_kwargs"] = {**arguments, "eps": value}
-    for group in model.policy.optimizer.param_groups:
-        group["eps"] = value
-
-
-_LATE = {"ent_coef": _set_entropy_coefficient, "rms_prop_eps": _set_rms_prop_eps}
-"""Hyperparameters that loading would overwrite with what is stored in the optimizers' states."""
