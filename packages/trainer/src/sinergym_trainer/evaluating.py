@@ -271,8 +271,19 @@ def _evaluate(
         )
         say(f"evaluation {name} of {subject.source}, results in {output}")
         tracker = _track(options, report, stop)
+        steps = int(env.get_wrapper_attr("timestep_per_episode"))
+        progress = _Progress(options.episodes, steps, tracker)
         try:
-            report = _episodes(options, report, env, agent, say=say, stop=stop, tracker=tracker)
+            report = _episodes(
+                options,
+                report,
+                env,
+                agent,
+                say=say,
+                stop=stop,
+                tracker=tracker,
+                progress=progress,
+            )
         except BaseException:
             if tracker:
                 tracker.close(status="FAILED")
@@ -283,7 +294,35 @@ def _evaluate(
             status="KILLED" if stop() else "FINISHED",
             artifacts=stored if options.mlflow_store else [],
         )
+        progress.write(report, force=True)  # now the run has its id
     return report
+
+
+class _Progress:
+    """The file `SINERGYM_PROGRESS`, as a training writes it."""
+
+    def __init__(self, episodes: int, steps: int, tracker: "Tracker | None") -> None:
+        from sinergym_trainer.callbacks import ProgressFile
+
+        path = os.environ.get("SINERGYM_PROGRESS")
+        self._file = ProgressFile(Path(path) if path else None, {"versions": versions()})
+        self._episodes, self._total = episodes, episodes * steps
+        self._tracker = tracker
+
+    def write(self, report: Report, step: int = 0, *, force: bool = False) -> None:
+        """Write where the evaluation is: the episodes of the report and steps of the next."""
+        self._file.write(lambda: self._members(report, step), force=force)
+
+    def _members(self, report: Report, step: int) -> Mapping[str, object]:
+        run = self._tracker.run if self._tracker else None
+        return {
+            "episode": len(report.episodes),
+            "episodes": self._episodes,
+            "timesteps": sum(each.episode.length for each in report.episodes) + step,
+            "total_timesteps": self._total,
+            "mean_reward": report.mean_reward,
+            "mlflow": {"run_id": run.run_id, "url": run.url} if run else None,
+        }
 
 
 def _episodes(
@@ -295,32 +334,17 @@ def _episodes(
     say: Say,
     stop: Stop,
     tracker: "Tracker | None",
+    progress: "_Progress",
 ) -> Report:
     """Run the episodes; after each one, all files have it."""
-    from sinergym_trainer.callbacks import ProgressFile
-
-    path = os.environ.get("SINERGYM_PROGRESS")
-    progress = ProgressFile(Path(path) if path else None, {"versions": dict(report.versions)})
-    total = options.episodes * int(env.get_wrapper_attr("timestep_per_episode"))
-
-    def members(step: int) -> Mapping[str, object]:
-        run = tracker.run if tracker else None
-        return {
-            "episode": len(report.episodes),
-            "episodes": options.episodes,
-            "timesteps": sum(each.episode.length for each in report.episodes) + step,
-            "total_timesteps": total,
-            "mean_reward": report.mean_reward,
-            "mlflow": {"run_id": run.run_id, "url": run.url} if run else None,
-        }
 
     def look(step: int) -> None:
         if stop():
             raise _Stopped
-        progress.write(lambda: members(step))
+        progress.write(report, step)
 
     _write(report)
-    progress.write(lambda: members(0), force=True)
+    progress.write(report, force=True)
     for number in range(1, options.episodes + 1):
         begun, seed = time.monotonic(), report.seed + number - 1
         try:
@@ -333,7 +357,7 @@ def _episodes(
         measured = Measured(number=number, seed=seed, seconds=seconds, episode=episode)
         report = replace(report, episodes=(*report.episodes, measured))
         _write(report)
-        progress.write(lambda: members(0), force=True)
+        progress.write(report, force=True)
         if tracker:
             _log(tracker, report, number)
         say(

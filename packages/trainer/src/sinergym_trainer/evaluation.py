@@ -14,13 +14,14 @@ connection does.
 """
 
 import contextlib
+import math
 import os
 import secrets
 import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -153,7 +154,7 @@ class Evaluation:
         steps = max(1, sum(episode.total.steps for episode in self.episodes))
         return {
             "eval/mean_reward": self.mean_reward,
-            "eval/std_reward": statistics.pstdev(self.rewards),
+            "eval/std_reward": spread(self.rewards),
             "eval/mean_ep_length": mean(self.lengths),
             "eval/mean_power_consumption": mean(columns["ep_powers"]),
             "eval/mean_power_demand": sum(columns["ep_powers"]) / steps,
@@ -205,6 +206,11 @@ def run_episode(
         total=total.frozen(),
         months=tuple((month, sums.frozen()) for month, sums in months),
     )
+
+
+def spread(values: Sequence[float]) -> float:
+    """The standard deviation of all there are; of infinities that is not a number."""
+    return statistics.pstdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 class ModelAgent:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from sinergym_trainer.evaluation import Episode, Totals
+from sinergym_trainer.evaluation import Episode, Totals, spread
 
 EPISODES, MONTHS, ALL = "evaluation.csv", "evaluation_months.csv", "evaluation.json"
 """The files of the results."""
@@ -150,7 +150,7 @@ class Report:
             "step_size(s)": self.step_size,
             "energy": f"kWh = sum(total_power_demand [W]) * {self.step_size:g} s / {_JOULES}",
             "mean": self.summary(statistics.fmean),
-            "std": self.summary(statistics.pstdev),
+            "std": self.summary(spread),
             "episodes": episodes,
             "stopped_by": self.stopped_by,
         }
@@ -231,7 +231,7 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
     names = [name for name in _SHOWN if name in rows[0]]
     cells = [names, *([_text(row[name]) for name in names] for row in rows)]
     if names[0] == "episode" and len(rows) > 1:
-        for title, function in (("mean", statistics.fmean), ("std", statistics.pstdev)):
+        for title, function in (("mean", statistics.fmean), ("std", spread)):
             over = _over(function, rows)
             cells.append([title, *(_text(over[name]) for name in names[1:])])
     return cells
