@@ -3,6 +3,7 @@
 The bucket is that of a local cloud in a process of its own, with faults on demand.
 """
 
+import csv
 import json
 import os
 import signal
@@ -246,69 +247,46 @@ def test_a_bucket_that_stays_away_is_an_error(
     assert len(said) == 1
 
 
-TRAINING = """
-import os
-from pathlib import Path
-import torch
-from sinergym_trainer import checkpoints, normalization
-from sinergym_trainer.algorithms import find_algorithm
-from sinergym_trainer.checkpointing import CheckpointCallback
-from sinergym_trainer.environments import EnvironmentSpec, closing, make_vector
-from sinergym_trainer.options import RunPeriod
-from sinergym_trainer.stopping import stopping
-from stable_baselines3.common.callbacks import BaseCallback
-
-torch.set_num_threads(1)
-output, me = Path(os.environ["SINERGYM_OUTPUT"]), os.environ
-spec = EnvironmentSpec(
-    id="Eplus-5zone-hot-continuous-v1", run_period=RunPeriod.parse("1/1-1/1")
+COMMAND = (
+    f"{BIN / 'sinergym-train'} -env Eplus-5zone-hot-continuous-v1 -alg PPO --run_period 1/1-1/1"
+    " --timesteps 384 --n_steps 16 --batch_size 16 --seed 5 --normalization --device cpu"
+    " --checkpoint_steps 32 --log_interval 1"
 )
-algorithm = find_algorithm("PPO")
-log = output / "progress.csv"
 
-class Watching(BaseCallback):
-    def _on_step(self):
-        return not stop()
-    def _on_rollout_start(self):
-        with log.open("a") as file:
-            file.write(f"{self.num_timesteps}\\n")
 
-with stopping() as stop:
-    found = None
-    if int(me["SINERGYM_ATTEMPT"]) > 1:
-        prefix = f"{me['SINERGYM_SWEEP']}/{me['SINERGYM_EXPERIMENT']}/output"
-        fetched = checkpoints.from_bucket(me["SINERGYM_BUCKET"], prefix, Path("fetched"))
-        found = fetched and checkpoints.newest(fetched)
-    vec = make_vector(spec, Path("sinergym"), normalization=True)
-    with closing(vec):
-        if found:
-            found.restore_files(output)
-            model = found.restore(algorithm, vec, device="cpu")
-            print("resumed at", model.num_timesteps, found.state["name"])
-            total = model.num_timesteps + 64
-        else:
-            how = {"n_steps": 16, "batch_size": 16}
-            model = algorithm.build(vec, seed=1, hyperparameters=how, device="cpu")
-            print("a new training")
-            total = 10**9
-        saving = CheckpointCallback(
-            checkpoints.Checkpoints(output / "checkpoints", keep=2), steps=32, minutes=None,
-            statistics=lambda: normalization.of(vec), state=lambda: {"name": "run-1"},
-            files=lambda: {"progress.csv": log}, say=print,
+def run_attempt(folder: Path, environment: dict[str, str], *, interrupted: bool) -> str:
+    """Run the experiment in a runner with an empty folder, as on a new VM; what it printed.
+
+    It is told to stop when it has made two checkpoints, if it is to be interrupted.
+    """
+    folder.mkdir()
+    with (folder / "log").open("wb") as log:
+        runner = subprocess.Popen(
+            [BIN / "sinergym-runner"], cwd=folder, env=environment, stdout=log, stderr=log
         )
-        model.learn(total - model.num_timesteps, callback=[Watching(), saving],
-                    reset_num_timesteps=found is None)
-        saving.save_now()
-        print("ended at", model.num_timesteps, flush=True)
-    os._exit(143 if stop() else 0)
-"""
+    try:
+        wait_for_text(folder / "log", "waiting for a command")
+        submit = [str(BIN / "sinergym-runner"), "submit", "--", COMMAND]
+        subprocess.run(submit, cwd=folder, env=environment, check=True)
+        if interrupted:
+            second = "output/1/checkpoints/checkpoint-2.zip"
+            eventually(lambda: (folder / second).exists() or runner.poll() is not None)
+            runner.send_signal(signal.SIGTERM)
+        code = runner.wait(90)
+    finally:
+        runner.kill()
+        runner.wait(10)
+    printed = (folder / "log").read_text()
+    assert code == (143 if interrupted else 0), printed
+    return printed
 
 
 @pytest.mark.slow
 def test_a_preempted_training_goes_on(emulator: Emulator, tmp_path: Path) -> None:
     """SIGTERM makes a checkpoint that is uploaded; the next attempt goes on from there.
 
-    The second runner has an empty folder, as on a new VM; counters and progress.csv go on.
+    Its counters and progress.csv go on as if nothing had been. A newest checkpoint that is broken
+    costs no more than the steps since the one before.
     """
     environment = {
         "PATH": os.environ["PATH"],
@@ -321,51 +299,28 @@ def test_a_preempted_training_goes_on(emulator: Emulator, tmp_path: Path) -> Non
         "SINERGYM_EXPERIMENT": "quick-0001",
         "SINERGYM_KEEP_VM": "1",
     }
-    (tmp_path / "training.py").write_text(TRAINING)
-    printed = []
-    for attempt in (1, 2):
-        folder = tmp_path / str(attempt)
-        folder.mkdir()
-        with (folder / "log").open("wb") as log:
-            runner = subprocess.Popen(
-                [BIN / "sinergym-runner"], cwd=folder, env=environment, stdout=log, stderr=log
-            )
-        try:
-            wait_for_text(folder / "log", "waiting for a command")
-            submit = [str(BIN / "sinergym-runner"), "submit", "--"]
-            command = [sys.executable, str(tmp_path / "training.py")]
-            subprocess.run([*submit, *command], cwd=folder, env=environment, check=True)
-            if attempt == 1:
-                where = folder / "output" / "1" / "checkpoints" / "checkpoint-2.zip"
-                eventually(where.exists)
-                runner.send_signal(signal.SIGTERM)
-            assert runner.wait(60) == (143 if attempt == 1 else 0), (folder / "log").read_text()
-        finally:
-            runner.kill()
-            runner.wait(10)
-        printed.append((folder / "log").read_text())
-        record = json.loads(emulator.objects()["quick/records/quick-0001.json"])
-        assert (record["state"], record["attempt"]) == (
-            ("running", 1) if attempt == 1 else ("finished", 2)
-        )
+    run_attempt(tmp_path / "1", environment, interrupted=True)
+    record = json.loads(emulator.objects()["quick/records/quick-0001.json"])
+    assert (record["state"], record["attempt"], record["ended"]) == ("running", 1, None)
+    assert (record["exit"]["code"], record["exit"]["signal"]) == (143, "SIGTERM")
+    here = [newest(path) for path in (tmp_path / "1" / "output" / "1" / "checkpoints").iterdir()]
+    last, before = sorted((it for it in here if it), key=lambda it: it.timesteps, reverse=True)
+    name = f"{PREFIX}/checkpoints/{last.path.name}"
+    assert emulator.objects()[name] == last.path.read_bytes()
+    connect("bucket").blob(name).upload_from_string(last.path.read_bytes()[:-1])
 
-    def said(attempt: int, what: str) -> int:
-        line = next(it for it in printed[attempt - 1].splitlines() if it.startswith(what))
-        return int(line.removeprefix(what).split()[0])
-
-    assert "a new training" in printed[0]
-    begun = said(2, "resumed at")
-    assert begun == said(1, "ended at")
-    assert said(2, "ended at") >= begun + 64
-    objects = emulator.objects()
-    steps = [int(line) for line in objects[f"{PREFIX}/progress.csv"].split()]
+    printed = run_attempt(tmp_path / "2", environment, interrupted=False)
+    assert f"{last.path.name} is not whole" in printed
+    assert f"at {before.timesteps} timesteps" in printed
+    record = json.loads(emulator.objects()["quick/records/quick-0001.json"])
+    assert (record["state"], record["attempt"]) == ("finished", 2)
+    assert record["progress"]["timesteps"] == 384
+    rows = csv.DictReader(emulator.objects()[f"{PREFIX}/progress.csv"].decode().splitlines())
+    steps = [int(row["time/total_timesteps"]) for row in rows]
     assert steps == sorted(steps)
-    assert steps[0] == 0
-    assert begun in steps
-    assert len(set(steps)) == len(steps)
-    (tmp_path / "last").mkdir()
-    folder_of_last = from_bucket("bucket", PREFIX, tmp_path / "last")
-    assert folder_of_last
-    last = newest(folder_of_last)
-    assert last
-    assert (last.timesteps, last.state["name"]) == (said(2, "ended at"), "run-1")
+    assert set(range(16, 385, 16)) <= set(steps)
+    folder = from_bucket("bucket", PREFIX, tmp_path / "last")
+    assert folder
+    final = newest(folder)
+    assert final
+    assert (final.timesteps, final.state["name"]) == (384, last.state["name"])
