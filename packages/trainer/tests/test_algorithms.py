@@ -692,7 +692,13 @@ def test_each_algorithm_learns_in_a_building(
             given["action_noise"] = NOISES[number % 2]
         if algorithm.on_policy and "batch_size" in given:
             given["batch_size"] = 10
-        model = algorithm.build(env, seed=1, hyperparameters=given, device="cpu")
+        model = algorithm.build(
+            env,
+            seed=1,
+            hyperparameters=given,
+            device="cpu",
+            policy_kwargs=tiny_policy(algorithm),
+        )
         before = {key: value.clone() for key, value in model.policy.state_dict().items()}
         model.learn(STEPS)
         model.save(tmp_path / "model.zip")
