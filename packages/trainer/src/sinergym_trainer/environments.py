@@ -22,11 +22,6 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sinergym_trainer.catalogue import (  # noqa: F401 - where others still look for them
-    Environment,
-    resolve,
-    with_actions,
-)
 from sinergym_trainer.energyplus import find_energyplus, prepare, quieten
 from sinergym_trainer.errors import InvalidOptions, TrainerError
 from sinergym_trainer.options import RunPeriod

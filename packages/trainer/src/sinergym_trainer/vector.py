@@ -10,6 +10,8 @@ ending, and what happens when one breaks.
 import contextlib
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 _MAKING = 300.0
 """Seconds that a worker may take to import all and to make its environment."""
+_ANSWERING = 1500
+"""Seconds that a worker may take for any command: more than `energyplus.prepare` waits in a reset
+for one simulation's end and the next one's start, so that its error comes first."""
 _ENDING = 30.0
 """Seconds that workers get to close their environments, before they are killed."""
 
@@ -96,6 +101,11 @@ class _Worker:
                 env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             )
         self._connection: Connection[Any, Any] = ours
+        # A limit in the kernel costs nothing; `poll` before each answer would.
+        with socket.socket(fileno=os.dup(ours.fileno())) as same:
+            same.setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _ANSWERING, 0)
+            )
 
     def send(self, message: Any) -> None:
         """Give a command; answers that nobody took, as another worker failed, are dropped."""
