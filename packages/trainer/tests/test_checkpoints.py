@@ -2,8 +2,7 @@
 
 import json
 import random
-import subprocess
-import sys
+import resource
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -362,52 +361,36 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, sac: Any) -> None:
             found.restore(find_algorithm(algorithm), vec)
 
 
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-import gymnasium
-from stable_baselines3 import PPO
-from sinergym_trainer.checkpointing import CheckpointCallback
-from sinergym_trainer.checkpoints import Checkpoints
-
-folder = Path(sys.argv[1])
-model = PPO("MlpPolicy", gymnasium.make("Pendulum-v1"), device="cpu", n_steps=32, batch_size=16)
-Checkpoints(folder, keep=2).save(model, statistics=None, state={}, files={})
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-callback = CheckpointCallback(Checkpoints(folder, keep=2), steps=32, minutes=None, state=dict,
-    statistics=lambda: None, files=dict, say=lambda line: print("SAID", line))
-model.learn(160, callback=callback)
-print("LEARNED", model.num_timesteps)
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-callback.save_now()
-"""
-
-
-@pytest.mark.slow
 def test_a_full_disk_costs_one_line(tmp_path: Path) -> None:
     """Where no more can be written (EFBIG), it is said once, and training goes on to its end.
 
     The checkpoint before stays whole, nothing else is left, and later ones are written again.
     """
-    ended = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    lines = [line for line in ended.stdout.splitlines() if line.startswith(("SAID", "LEARNED"))]
-    assert len(lines) == 3, ended.stdout
-    assert "could not be written, training goes on: OSError: [Errno 27]" in lines[0]
-    assert lines[1:] == ["LEARNED 160", "SAID checkpoints are written again"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "checkpoint-1.zip",
-        "checkpoint-2.zip",
-    ]
-    first, second = (newest(path) for path in sorted(tmp_path.iterdir()))
+    how = SAC_SMALL | {"learning_starts": 1000}
+    model = SAC("MlpPolicy", pendulums(), device="cpu", **how)
+    where = Checkpoints(tmp_path, keep=2)
+    where.save(model, **NOTHING)
+    said: list[str] = []
+    watching = callback(where, said.append, steps=20)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        model.learn(90, callback=watching)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert model.num_timesteps == 90
+    assert len(said) == 1
+    assert "could not be written, training goes on: OSError: [Errno 27]" in said[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1.zip"]
+    first = newest(tmp_path)
     assert first is not None
+    assert first.timesteps == 0
+    assert watching.save_now() == tmp_path / "checkpoint-2.zip"
+    assert said[1:] == ["checkpoints are written again"]
+    second = newest(tmp_path)
     assert second is not None
-    assert (first.timesteps, second.timesteps) == (0, 160)
+    assert second.timesteps == 90
 
 
 ONE_DAY = EnvironmentSpec(
