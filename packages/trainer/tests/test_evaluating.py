@@ -29,7 +29,9 @@ from sinergym_trainer.evaluating import evaluate
 from sinergym_trainer.evaluation import Episode, Evaluator, Request, Totals
 from sinergym_trainer.models import Card
 from sinergym_trainer.normalization import Statistics
-from sinergym_trainer.options import EvalOptions, RunPeriod
+from sinergym_trainer.options import EvalOptions, Options, RunPeriod
+from sinergym_trainer.origin import options_of
+from sinergym_trainer.planning import check
 from sinergym_trainer.report import Measured, Report
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
@@ -211,6 +213,7 @@ class Thermostat:
         return self.observed
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(month=st.integers(1, 12), day=st.integers(1, 28))
 def test_the_rule_of_the_5zone_knows_the_season(month: int, day: int) -> None:
@@ -226,6 +229,7 @@ def test_the_rule_of_the_5zone_knows_the_season(month: int, day: int) -> None:
     assert setpoints.tolist() == ([22.5, 26.0] if summer else [20.0, 23.5])
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(west=st.floats(0, 60), east=st.floats(0, 60), setpoint=st.floats(10, 40))
 def test_the_rule_of_the_datacenter_stays_within_its_setpoints(
@@ -260,6 +264,7 @@ def test_every_id_has_a_rule_or_is_refused() -> None:
         check_rule(DISCRETE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ruled() if "stochastic" not in name])
 def test_rules_fit_the_ids_of_today(name: str) -> None:
     """As many setpoints as actions, and what the rule looks at is observed."""
@@ -340,8 +345,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed, where, name in ((1, "", "model.zip"), (2, "best_model", "best_model.zip")):
             ppo = find_algorithm("PPO").build(vec, seed=seed, hyperparameters={}, device="cpu")
             models.save(ppo, folder / where, CARD, stats, name=name)
+        options = Options(
+            environment=STOCHASTIC,
+            run_period=TURN,
+            normalize_action=True,
+            multiobs=True,
+            normalization=True,
+        )
+        state = {"name": "PPO-mine", "options": options_of(check(options))}
         Checkpoints(folder / "apart" / "checkpoints", keep=1).save(
-            ppo, statistics=stats, state={"card": CARD.to_json()}, files={}
+            ppo, statistics=stats, state=state, files={}
         )
     return folder
 
@@ -412,6 +425,21 @@ def test_a_model_is_evaluated_as_in_its_training(
     ):
         evaluate(unwrapped, say=lines.append)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_the_best_model_of_a_training_keeps_its_reward(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output folder is enough to get the reward that chose it, to the last digit."""
+    monkeypatch.chdir(tmp_path)
+    evaluations = np.load(trained.result.output / "evaluations.npz")
+
+    options = EvalOptions(model=str(trained.result.output), episodes=trained.options.eval_length)
+    report = evaluate(options, say=lambda _line: None)
+
+    assert report.mean_reward == evaluations["results"].mean(axis=1).max()
+    assert report.name.startswith(f"{trained.result.name}-EVAL-episodes1(")
 
 
 @pytest.mark.slow
@@ -547,6 +575,7 @@ def test_sigterm_keeps_the_episodes_so_far(tmp_path: Path, until: Any) -> None:
     assert "sinergym-eval: stopped by SIGTERM" in err
 
 
+@pytest.mark.slow
 def test_results_that_cannot_be_written_say_so(tmp_path: Path) -> None:
     """Before anything is simulated for nothing."""
     (tmp_path / "file").write_text("")

@@ -229,6 +229,9 @@ def test_a_model_of_another_environment_is_refused(tmp_path: Path) -> None:
         ModelAgent(tmp_path / "model.zip", "PPO", longer)
     with pytest.raises(ModelUnusable, match=r"acts in Box\(-1.0, 1.0.* takes Box\(-2.0, 2.0"):
         ModelAgent(tmp_path / "model.zip", "PPO", wider)
+    others = Statistics(mean=np.zeros(4), variance=np.ones(4), count=1.0)
+    with pytest.raises(ModelUnusable, match=r"statistics are of \(4,\).* gives \(3,\)"):
+        ModelAgent(tmp_path / "model.zip", "PPO", env, statistics=others)
 
 
 def test_totals_of_nothing() -> None:

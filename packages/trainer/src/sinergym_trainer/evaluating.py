@@ -1,6 +1,7 @@
 """`sinergym-eval`: whole episodes of a model or a baseline, in this process."""
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -18,8 +19,16 @@ from sinergym_trainer.algorithms import find_algorithm
 from sinergym_trainer.baselines import RANDOM, RULE_BASED, RandomAgent, RuleAgent, check_rule
 from sinergym_trainer.catalogue import resolve
 from sinergym_trainer.environments import EnvironmentSpec, closing, make_environment
-from sinergym_trainer.errors import InvalidOptions, ModelUnusable, OutputUnusable, ResultsNotStored
+from sinergym_trainer.errors import (
+    InvalidOptions,
+    ModelUnusable,
+    OutputUnusable,
+    ResultsNotStored,
+    explaining_disk,
+    one_line,
+)
 from sinergym_trainer.evaluation import Agent, ModelAgent, run_episode
+from sinergym_trainer.models import SCHEMA as CARD_SCHEMA
 from sinergym_trainer.models import Card, find
 from sinergym_trainer.options import BASELINES, EvalOptions, RunPeriod
 from sinergym_trainer.planning import DEFAULT_BUCKET, make_output_folder, versions
@@ -28,6 +37,7 @@ from sinergym_trainer.rewards import Parameters
 from sinergym_trainer.stopping import Stop, stopping
 
 if TYPE_CHECKING:
+    from sinergym_trainer.checkpoints import Checkpoint
     from sinergym_trainer.normalization import Statistics
     from sinergym_trainer.tracking import Tracker
 
@@ -68,7 +78,7 @@ def evaluate(options: EvalOptions, *, say: Say | None = None) -> Report:
         subject = _find_subject(options, Path(scratch))
         for note in subject.notes:
             say(note)
-        with stopping() as stop:
+        with stopping() as stop, explaining_disk(Path(scratch)):
             report = _evaluate(options, subject, Path(scratch), say, stop)
     if shown:
         show(report, as_json=options.json)
@@ -120,8 +130,7 @@ def _find_subject(options: EvalOptions, scratch: Path) -> _Subject:
             raise ModelUnusable(f"{found.source}: none of the checkpoints is whole")
         model, statistics_ = checkpoint.extract_model(scratch), checkpoint.statistics()
         algorithm = checkpoint.algorithm
-        if text := checkpoint.state.get("card"):
-            card = Card.parse(text)
+        card = _card_of(checkpoint)
     algorithm = options.algorithm or algorithm or (card.algorithm if card else None)
     environment = options.environment or (card.environment if card else None)
     missing = [("--environment", environment), ("--algorithm", algorithm)]
@@ -152,6 +161,17 @@ def _find_subject(options: EvalOptions, scratch: Path) -> _Subject:
         statistics=statistics_,
         card=card,
     )
+
+
+def _card_of(checkpoint: "Checkpoint") -> Card | None:
+    """The card that the model of a checkpoint would have; its options have the card's names."""
+    options = checkpoint.state.get("options")
+    if not isinstance(options, Mapping):
+        return None
+    known = {each.name for each in fields(Card)}
+    members = {name: value for name, value in options.items() if name in known}
+    members |= {"name": checkpoint.state.get("name"), "timesteps": checkpoint.timesteps}
+    return Card.parse(json.dumps({"schema": CARD_SCHEMA, **members}))
 
 
 def _baseline(options: EvalOptions) -> _Subject:
@@ -393,12 +413,8 @@ def _output(options: EvalOptions, name: str) -> Path:
 
 
 def _write(report: Report) -> None:
-    try:
+    with explaining_disk(report.output):
         report.write()
-    except OSError as error:
-        raise OutputUnusable(
-            f"the results cannot be written: {error.strerror}: {report.output}"
-        ) from error
 
 
 def _given(options: EvalOptions) -> dict[str, Any]:
@@ -431,18 +447,14 @@ def _track(options: EvalOptions, report: Report, stop: Stop) -> "Tracker | None"
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri and not options.mlflow_store:
         return None
-    from sinergym_trainer.tracking import Tracker
+    from sinergym_trainer.tracking import Tracker, tags
 
-    tags = {
-        name: os.environ.get(f"SINERGYM_{name.upper()}")
-        for name in ("sweep", "experiment", "attempt")
-    }
     output = report.output.resolve()
     return Tracker(
         uri=uri or f"sqlite:///{output / 'mlflow.db'}",
         experiment=os.environ.get("SINERGYM_SWEEP") or "sinergym",
         name=report.name,
-        tags={"kind": "evaluation"} | {name: value for name, value in tags.items() if value},
+        tags={**tags(), "kind": "evaluation", "mlflow.source.name": "sinergym-eval"},
         parameters={
             **{f"{package}-version": number for package, number in report.versions.items()},
             **report.options,
@@ -485,7 +497,7 @@ def _upload(options: EvalOptions, report: Report, say: Say) -> None:
     except Exception as error:  # credentials, the network, what the bucket refuses
         raise ResultsNotStored(
             f"results are in {report.output}, and not in gs://{bucket}/{report.name}:"
-            f" {type(error).__name__}: {error}"
+            f" {one_line(error)}"
         ) from error
     say(f"uploaded {uploaded.files} files, {uploaded.bytes} bytes, to gs://{bucket}/{report.name}")
 

@@ -254,6 +254,11 @@ class ModelAgent:
                 f" {_short(self._model.action_space)}, and the environment takes"
                 f" {_short(env.action_space)}"
             )
+        if statistics and statistics.mean.shape != here:
+            raise ModelUnusable(
+                f"the statistics are of {statistics.mean.shape} observation variables, and the"
+                f" environment gives {here}"
+            )
         self._dtype = env.observation_space.dtype
         self._statistics = statistics
         self._deterministic = deterministic
