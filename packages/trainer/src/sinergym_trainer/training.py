@@ -120,6 +120,8 @@ def train(options: Options, *, say: Say | None = None) -> Result:
     """
     plan = check(options)
     check_device(options.device)
+    if options.policy_kwargs:
+        plan.algorithm.policy_arguments(options.policy_kwargs)
     find_energyplus()
     tell = say or say_plainly
     with tempfile.TemporaryDirectory(prefix="sinergym-train-") as scratch, stopping() as stop:
