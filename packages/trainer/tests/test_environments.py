@@ -18,10 +18,8 @@ from sinergym_trainer.environments import (
     episode_returns,
     make_environment,
     make_vector,
-    put_weathers,
     steps_per_episode,
     variables,
-    weathers,
 )
 from sinergym_trainer.errors import EnergyPlusFailed, InvalidOptions
 from sinergym_trainer.options import RunPeriod
@@ -143,13 +141,13 @@ def test_the_weathers_go_on_where_a_checkpoint_was(tmp_path: Path) -> None:
         whole = _observations(vec, 2 * 96 - 1)
     with closing(make_vector(STOCHASTIC, tmp_path / "first", seed=3)) as vec:
         _observations(vec, 10)
-        states = weathers(vec)
+        (state,) = vec.env_method("weather_state")
     with closing(make_vector(STOCHASTIC, tmp_path / "second")) as vec:
         vec.seed(3)
-        put_weathers(vec, states)
+        vec.env_method("continue_weather", state)
         rest = _observations(vec, 95)
 
-    assert states == [(3, 1)]
+    assert state == (3, 1)
     np.testing.assert_array_equal(rest, whole[96:])
 
 
@@ -182,7 +180,7 @@ def test_a_vector_of_two_is_two_environments(two: Any, folder: Path, tmp_path: P
 
     assert [len(each) for each in returns] == [1, 1]
     assert returns[0] != returns[1]
-    assert weathers(two) == [(3, 2), (4, 2)]
+    assert two.env_method("weather_state") == [(3, 2), (4, 2)]
     for number in range(2):
         assert len((folder / f"{number}.monitor.csv").read_text().splitlines()) == 3
         assert (folder / f"env-{number}" / f"{STOCHASTIC.id}-res1").is_dir()

@@ -254,21 +254,6 @@ def steps_per_episode(vec: "VecEnv") -> int:
     return int(vec.get_attr("timestep_per_episode", indices=0)[0])
 
 
-def weathers(vec: "VecEnv") -> list[tuple[int | None, int]]:
-    """Where each environment is in its series of weathers: for a checkpoint."""
-    return [tuple(state) for state in vec.env_method("weather_state")]
-
-
-def put_weathers(vec: "VecEnv", states: list[tuple[int | None, int]]) -> None:
-    """Go on in the series of weathers: the next reset, whatever its seed, begins the next one.
-
-    Call it before that reset. States of another number of environments are used as far as they
-    go; the rest begins as it would.
-    """
-    for number, state in enumerate(states[: vec.num_envs]):
-        vec.env_method("continue_weather", tuple(state), indices=number)
-
-
 class _Closable(Protocol):
     def close(self) -> Any: ...
 
