@@ -39,12 +39,19 @@ Row = Mapping[str, float | None]
 _JOULES = 3_600_000
 """In one kWh."""
 _KEYS = ("episode", "month", "seed")
-_SHOWN = (
-    *("episode", "month", "reward", "mean_power(W)", "mean_power", "energy(kWh)"),
-    *("comfort_violation(%)", "mean_temperature_violation(°C)", "comfort_penalty"),
-    *("energy_penalty", "length", "wall_time(s)"),
-)
-"""The columns of the printed tables; the files have them all."""
+_SHOWN = {
+    "episode": "episode",
+    "month": "month",
+    "reward": "reward",
+    "mean_power(W)": "power W",
+    "mean_power": "power",
+    "energy(kWh)": "energy kWh",
+    "comfort_violation(%)": "violation %",
+    "mean_temperature_violation(°C)": "violation °C",
+    "length": "steps",
+    "wall_time(s)": "time s",
+}
+"""The columns of the printed tables, and their heads there; the files have more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +236,8 @@ def _finite(content: Any) -> Any:
 def _cells(rows: Sequence[Row]) -> list[list[str]]:
     """The table as text: a head, the rows, and for several episodes their mean and spread."""
     names = [name for name in _SHOWN if name in rows[0]]
-    cells = [names, *([_text(row[name]) for name in names] for row in rows)]
+    heads = [_SHOWN[name] for name in names]
+    cells = [heads, *([_text(row[name]) for name in names] for row in rows)]
     if names[0] == "episode" and len(rows) > 1:
         for title, function in (("mean", statistics.fmean), ("std", spread)):
             over = _over(function, rows)
@@ -249,12 +257,13 @@ def _aligned(cells: Sequence[Sequence[str]]) -> Iterable[str]:
 
 
 def _print_rich(title: str, cells: Sequence[Sequence[str]], stream: TextIO) -> None:
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=0)
     for name in cells[0]:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")  # no digit is left out
     for row in cells[1:]:
         table.add_row(*row)
     Console(file=stream).print(table)
