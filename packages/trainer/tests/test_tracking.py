@@ -36,7 +36,7 @@ from sinergym_trainer.tracking import (
     tags,
     without_credentials,
 )
-from sinergym_trainer.tracking.spool import Head, Metric, Spool
+from sinergym_trainer.tracking.spool import Head, Metric, NoSpool, Spool
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -161,18 +161,17 @@ def test_handing_over_costs_microseconds_and_the_end_seconds(
     path = tmp_path / NAME
     with silent_server() as uri:
         tracker = make_tracker(uri, path, patience=1.0)
-        slowest = 0.0
+        before = time.monotonic()
         for step in range(5000):
-            before = time.perf_counter()
             tracker.log({"reward": -step}, step)
-            slowest = max(slowest, time.perf_counter() - before)
+        handing_over = time.monotonic() - before
         before = time.monotonic()
         left = tracker.close(status="KILLED")
         closing = time.monotonic() - before
     head, *lines = map(json.loads, path.read_text().splitlines())
     metrics = [line for line in lines if "key" in line]
 
-    assert slowest < 0.1
+    assert handing_over < 1
     assert closing < 3
     assert left == len(metrics) == 5000
     assert (head["name"], head["status"], head["run_id"]) == ("a run", "KILLED", None)
@@ -251,6 +250,33 @@ def test_every_metric_is_taken_once(
     rest, _ = spool.take(1000) if path.exists() else ([], 0)
     spool.close()
     assert [*got, *(metric.step for metric in rest)] == expected
+
+
+@given(content=st.binary(max_size=200) | st.just(b'{"experiment": 1, "name": 2, "token": 3}\n'))
+@settings(deadline=None)
+def test_any_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    """What is in it comes from outside: nothing but `NoSpool` is raised."""
+    path = tmp_path_factory.mktemp("spool") / NAME
+    for notes in (b"", b'{"note": 1}\n', b'{"sent": []}\n', b'{"key": 1, "value": "x"}\n'):
+        path.write_bytes(content + notes)
+        try:
+            spool = Spool.existing(path)
+        except NoSpool:
+            continue
+        assert spool.take(10) == ([], path.stat().st_size)
+        spool.close()
+
+
+def test_a_disk_that_takes_nothing_ends_no_training(
+    tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line says that metrics are lost, and why."""
+    tracker = make_tracker(f"http://127.0.0.1:{free_port}", tmp_path / "gone" / NAME, patience=0.3)
+    tracker.log({"m": 1}, 1)
+    assert tracker.close() == 1
+    assert "they are lost: No such file or directory" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_with_its_file_and_sets_anothers_aside(tmp_path: Path) -> None:
@@ -453,7 +479,7 @@ def test_a_slow_server_is_waited_for(network: Network, tmp_path: Path) -> None:
     before = time.monotonic()
     left = tracker.close()
     assert time.monotonic() - before < 5
-    assert handing_over < 0.1
+    assert handing_over < 0.5  # the longest of all
     network.delay = 0.0
 
     assert left < step  # some have arrived
@@ -608,6 +634,36 @@ def test_credentials_reach_the_server_and_nothing_else(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "geheim")
     assert sync(tmp_path, network.uri) == 1
     assert {authorization for _, _, authorization in network.asked} == {basic}
+
+
+@pytest.mark.slow
+def test_a_store_without_a_server(tmp_path: Path) -> None:
+    """Such as `--mlflow_store` makes at home: a file, with artifacts beside it; no other files."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "monitor.csv").write_text("r,l,t\n")
+    (tmp_path / "secret").write_text("not ours")
+    how = {"artifact_location": (tmp_path / "artifacts").as_uri()}
+    tracker = make_tracker(uri, output / NAME, **how)
+    tracker.log({"m": 1}, 1)
+    assert tracker.close(artifacts=[output / "monitor.csv"]) == 0
+    run = tracker.run
+    assert run is not None
+    assert run.url == uri
+    client = client_of(uri)
+    assert steps_of(client, run.run_id, "m") == [1]
+    assert [file.path for file in client.list_artifacts(run.run_id)] == ["monitor.csv"]
+    assert client.get_run(run.run_id).info.artifact_uri.startswith(how["artifact_location"])
+
+    spool = Spool(
+        output / NAME,
+        Head(experiment="tracking", name="n", run_id=run.run_id, artifacts=("../secret",)),
+    )
+    spool.keep()
+    spool.close()
+    with pytest.raises(TrainerError, match=r"\.\./secret is not in"):
+        sync(output, uri)
 
 
 @pytest.mark.slow

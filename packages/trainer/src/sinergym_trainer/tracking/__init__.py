@@ -13,7 +13,8 @@ from sinergym_trainer.tracking.describing import git_commit, in_force, parameter
 from sinergym_trainer.tracking.servers import Run, without_credentials
 from sinergym_trainer.tracking.spool import NAME, Metric
 from sinergym_trainer.tracking.storing import ServedModel
-from sinergym_trainer.tracking.tracker import Tracker, metric_name, sync
+from sinergym_trainer.tracking.syncing import sync
+from sinergym_trainer.tracking.tracker import Tracker, metric_name
 
 if TYPE_CHECKING:
     from sinergym_trainer.tracking.writer import MlflowWriter

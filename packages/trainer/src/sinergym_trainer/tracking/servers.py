@@ -127,6 +127,12 @@ def attach(server: Server, head: Head, *, reopen: bool, search: bool) -> StoredR
     )
 
 
+def next_parameters(parameters: Mapping[str, str], done: set[str]) -> dict[str, str]:
+    """Return as many parameters as a request takes, of those not done yet."""
+    left = [pair for pair in parameters.items() if pair[0] not in done]
+    return dict(left[:PARAMETERS_PER_REQUEST])
+
+
 def _needs_mlflow() -> bool:
     if any(os.environ.get(name) for name in _ONLY_MLFLOW):
         return True

@@ -110,6 +110,9 @@ class Spool:
         spool._open(os.O_RDWR | os.O_APPEND)
         try:
             spool._read()
+        except (ValueError, TypeError, AttributeError) as error:
+            spool.close()
+            raise NoSpool(f"{path} is not a file of unsent metrics: {error}") from error
         except BaseException:
             spool.close()
             raise

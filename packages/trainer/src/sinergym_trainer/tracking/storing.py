@@ -27,6 +27,7 @@ MODEL = "model"
 """The stored model's name: `mlflow.pyfunc.load_model("runs:/<run id>/model")`."""
 
 _NEEDED = ("mlflow", "numpy", "gymnasium", "torch", "stable-baselines3")
+_MODULES = ("stable_baselines3", "sb3_contrib")
 _PROGRAM = "from sinergym_trainer.tracking.storing import main; main()"
 
 
@@ -145,7 +146,7 @@ def _store(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     folder = Path(job["folder"])
     left = list(job["artifacts"])
     while left:
-        path = folder / left[0]
+        path = _within(folder, left[0])
         if path.is_dir():
             client.log_artifacts(job["run_id"], str(path), path.name)
         elif path.exists():
@@ -153,7 +154,8 @@ def _store(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         left.pop(0)
         yield {"artifacts": left}
     if job["served"]:
-        _store_model(client, job["run_id"], folder, job["served"])
+        if _within(folder, job["served"]["path"]).exists():
+            _store_model(client, job["run_id"], folder, job["served"])
         yield {"served": None}
 
 
@@ -165,13 +167,16 @@ def _store_model(client: Any, run_id: str, folder: Path, served: Mapping[str, An
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    if served["module"] not in _MODULES:
+        raise TrainerError(f"{served['module']!r} is no package of algorithms")
+
     def schema(name: str) -> Schema:
         kind, shape = served[name]
         return Schema([TensorSpec(np.dtype(kind), (-1, *shape))])
 
-    artifacts = {"model": str(folder / served["path"])}
+    artifacts = {"model": str(_within(folder, served["path"]))}
     if served["normalization"]:
-        artifacts["normalization"] = str(folder / served["normalization"])
+        artifacts["normalization"] = str(_within(folder, served["normalization"]))
     # A model belongs to MLflow's current experiment, not to that of its run.
     experiment_id = client.get_run(run_id).info.experiment_id
     mlflow.set_experiment(experiment_id=experiment_id)
@@ -193,6 +198,14 @@ def _store_model(client: Any, run_id: str, folder: Path, served: Mapping[str, An
         )
     for model_id in earlier:  # of an attempt that was resumed, or not whole
         client.delete_logged_model(model_id)
+
+
+def _within(folder: Path, name: str) -> Path:
+    """A file of the folder. What `sync` reads comes from outside: it names no others."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise TrainerError(f"{name} is not in {folder}")
+    return path
 
 
 def _requirements(module: str) -> list[str]:

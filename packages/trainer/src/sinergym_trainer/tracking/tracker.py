@@ -1,7 +1,7 @@
 """Metrics to MLflow, at no cost to the training."""
 
+import functools
 import math
-import os
 import posixpath
 import re
 import subprocess
@@ -13,19 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sinergym_trainer.errors import InvalidOptions, TrainerError, one_line
+from sinergym_trainer.errors import one_line
 from sinergym_trainer.tracking import storing
 from sinergym_trainer.tracking.servers import (
     METRICS_PER_REQUEST,
-    PARAMETERS_PER_REQUEST,
     Run,
     Server,
     attach,
     connect,
+    next_parameters,
     page,
     without_credentials,
 )
-from sinergym_trainer.tracking.spool import NAME, Head, Metric, Spool
+from sinergym_trainer.tracking.spool import Head, Metric, Spool
 from sinergym_trainer.tracking.storing import ServedModel
 
 _SECONDS_BETWEEN_REQUESTS = 1.0
@@ -230,7 +230,7 @@ class Tracker:
         """Send the next metrics and parameters; False when there is nothing to send."""
         with self._turn:
             head = self._spool.head
-            parameters = _first(head.parameters, self._sent_parameters)
+            parameters = next_parameters(head.parameters, self._sent_parameters)
             self._take()
             metrics = self._flight
         if not metrics and not parameters:
@@ -263,18 +263,27 @@ class Tracker:
         self._flight, self._flight_end = [], None
 
     def _end(self, server: Server, run_id: str) -> None:
-        """Store artifacts and model, and end the run."""
+        """Store artifacts and model, and end the run; at once if the training was cut short."""
+        if self._spool.head.status != "FINISHED":
+            self._set_status(server, run_id)
         for _ in range(_TRIES_OF_ARTIFACTS):
             head = self._spool.head
             if not (head.artifacts or head.served) or self._left.is_set():
                 break
             try:
-                self._storing = storing.start(self._uri, run_id, self._spool.path.parent, head)
-                for changes in storing.follow(self._storing):
-                    with self._turn:
-                        self._spool.note(**changes)
+                self._store(run_id, head)
             except Exception as error:
                 self._problem = one_line(error)
+        if not self._ended:
+            self._set_status(server, run_id)
+
+    def _store(self, run_id: str, head: Head) -> None:
+        self._storing = storing.start(self._uri, run_id, self._spool.path.parent, head)
+        for changes in storing.follow(self._storing):
+            with self._turn:
+                self._spool.note(**changes)
+
+    def _set_status(self, server: Server, run_id: str) -> None:
         head = self._spool.head
         server.update(run_id, head.status or "FINISHED", head.ended)
         self._ended = True
@@ -314,108 +323,34 @@ class Tracker:
 
     def _leave(self) -> int:
         """Leave what was not done in the file; return how many metrics that are."""
-        if not (self._ended and self._spool.waiting == 0 and not self._fresh):
+        spool = self._spool
+        if self._flight or self._fresh:
             self._to_disk()
-        left = self._spool.waiting + len(self._fresh) + self._lost
-        head = self._spool.head
-        if not left and self._ended and not (head.artifacts or head.served):
-            self._spool.discard()
+        in_memory = len(self._fresh) + (len(self._flight) if self._flight_end is None else 0)
+        left = spool.waiting + in_memory + self._lost
+        if not left and self._ended and not (spool.head.artifacts or spool.head.served):
+            spool.discard()
             return 0
+        kept = f"`sinergym-train sync {spool.path.parent}` sends them later"
         try:
-            self._spool.keep()
+            spool.keep()
         except OSError as error:
-            self._problem = one_line(error)
-        self._spool.close()
+            kept = f"they are lost: {error.strerror}: {spool.path}"
+        else:
+            if in_memory + self._lost:
+                kept = f"{in_memory + self._lost} of them are lost, {kept}"
+        spool.close()
         what = f"{left} metrics" if left else "the end of the run or its artifacts"
         print(  # noqa: T201
             f"sinergym-train: warning: {what} not sent to MLflow at"
             f" {without_credentials(self._uri)}"
-            f" ({self._problem or 'it did not answer in time'});"
-            f" `sinergym-train sync {self._spool.path.parent}` sends them later",
+            f" ({self._problem or 'it did not answer in time'}); {kept}",
             file=sys.stderr,
         )
         return left
 
 
-def sync(folder: Path, uri: str | None = None) -> int:
-    """Send what waits in an output folder, end its run, and return how many metrics were sent.
-
-    The file goes when all of it has arrived, and only then. It is marked as it is sent, so that
-    nothing is sent twice but what was on its way when a `sync` or a training was killed; MLflow
-    stores a point that it has already only once. A run that was never made is made now. Without a
-    word on how the training ended (it was killed), the run's status stays, or is KILLED if the run
-    is new.
-
-    Args:
-        folder: an output folder with `mlflow-unsent.jsonl`, or such a file.
-        uri: the tracking server; default `MLFLOW_TRACKING_URI`.
-
-    Raises:
-        InvalidOptions: no tracking server is named, or there is no such folder.
-        TrainerError: the server did not take all of it, or a training writes the file; what was
-            not sent is still there.
-    """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        raise InvalidOptions("where to? Set MLFLOW_TRACKING_URI to the tracking server's address")
-    if not folder.exists():
-        raise InvalidOptions(f"{folder}: no such folder")
-    stem = NAME.removesuffix(".jsonl")
-    paths = sorted(folder.glob(f"{stem}*.jsonl")) if folder.is_dir() else [folder]
-    return sum(_sync(path, uri) for path in paths)
-
-
-def _sync(path: Path, uri: str) -> int:
-    sent = 0
-    asked = 0.0
-
-    def pace() -> None:
-        nonlocal asked
-        time.sleep(max(0.0, asked + _SECONDS_BETWEEN_LAST_REQUESTS - time.monotonic()))
-        asked = time.monotonic()
-
-    try:
-        spool = Spool.existing(path)
-    except OSError as error:
-        raise TrainerError(f"{path}: {error.strerror}") from error
-    try:
-        server = connect(uri, pace)
-        head = spool.head
-        stored = attach(server, head, reopen=False, search=True)
-        new = stored.run_id != head.run_id
-        if new:
-            spool.note(run_id=stored.run_id)
-        done = set(stored.parameters)
-        while parameters := _first(head.parameters, done):
-            server.log(stored.run_id, parameters=parameters)
-            done |= parameters.keys()
-        while spool.waiting:
-            metrics, end = spool.take(METRICS_PER_REQUEST)
-            if metrics:
-                server.log(stored.run_id, metrics=metrics)
-            sent += len(metrics)
-            if spool.waiting <= len(metrics):
-                break  # the file stays until the run is ended, too
-            spool.acknowledge(end, len(metrics))
-        if head.artifacts or head.served:
-            child = storing.start(uri, stored.run_id, path.parent, head)
-            for changes in storing.follow(child):
-                spool.note(**changes)
-        if head.status or new:
-            server.update(stored.run_id, head.status or "KILLED", head.ended)
-        spool.discard()
-    except TrainerError:
-        raise
-    except Exception as error:
-        raise TrainerError(
-            f"{path} waits on, MLflow at {without_credentials(uri)} did not take it:"
-            f" {one_line(error)}"
-        ) from error
-    finally:
-        spool.close()
-    return sent
-
-
+@functools.lru_cache(maxsize=4096)
 def metric_name(key: str) -> str:
     """Return a name that MLflow accepts: letters, digits, `_-. /`, and the form of a path."""
     name = _UNSAFE.sub("_", key)[:_LONGEST_NAME]
@@ -425,12 +360,6 @@ def metric_name(key: str) -> str:
 
 def _texts(parameters: Mapping[str, object]) -> dict[str, str]:
     return {key: str(value)[:_LONGEST_PARAMETER] for key, value in parameters.items()}
-
-
-def _first(parameters: Mapping[str, str], done: set[str]) -> dict[str, str]:
-    """The parameters of one request, of those not done yet."""
-    left = [pair for pair in parameters.items() if pair[0] not in done]
-    return dict(left[:PARAMETERS_PER_REQUEST])
 
 
 def _within(path: Path, folder: Path) -> str:
