@@ -9,6 +9,7 @@ import functools
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,12 @@ class _Learning:
         if self._checkpoint:
             self._checkpoint.restore_files(self._output)
         with contextlib.ExitStack() as at_end, closing(self._make_vector()) as vector:
-            model = self._make_model(vector)
+            with warnings.catch_warnings(record=True) as advice:
+                warnings.simplefilter("always", UserWarning)
+                model = self._make_model(vector)
+            for each in advice:
+                if issubclass(each.category, UserWarning):
+                    self._say(f"note: {' '.join(str(each.message).split())}")
             # It ends last: the environments' files are complete then.
             tracker = at_end.enter_context(self._tracking(model))
             return self._learn(model, vector, tracker)
