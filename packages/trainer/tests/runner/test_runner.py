@@ -137,7 +137,7 @@ def test_a_command_that_cannot_be_started(cloud: Any, new_vm: NewVm) -> None:
 
 def test_patience_ends(cloud: Any, new_vm: NewVm) -> None:
     """Without a command the record says idle and how to send one, and the VM goes."""
-    vm = new_vm(attributes={"sinergym-patience": "0.6"})
+    vm = new_vm(attributes={"sinergym-patience": "2"})
 
     assert vm.ends() == 0
     assert cloud.record()["state"] == "idle"
