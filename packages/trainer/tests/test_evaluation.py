@@ -306,7 +306,11 @@ def test_the_process_evaluates_and_survives_its_ends(
     assert evaluator.pid != pid
     assert again.episodes == first.episodes
 
-    # A model that cannot be read.
+    # Killed while it had nothing to do: nobody notices. A model that cannot be read is told.
+    pid = evaluator.pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: "State:\tZ" in status(pid), 10)
     (tmp_path / "broken.zip").write_bytes(path.read_bytes()[:1000])
     broken = Request(
         timesteps=1, model=tmp_path / "broken.zip", algorithm="PPO", episodes=1, statistics=None

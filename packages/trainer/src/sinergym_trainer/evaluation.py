@@ -329,7 +329,12 @@ class Evaluator:
         if self.pending:
             raise RuntimeError("an evaluation is still pending")
         try:
-            if self._connection is None:
+            if (
+                self._connection is None
+                or self._process is None
+                or self._process.poll() is not None
+            ):
+                self.close()  # it may have died while it had nothing to do
                 self._connection = self._launch()
             self._connection.send(request)
         except OSError as error:
