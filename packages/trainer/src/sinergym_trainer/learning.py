@@ -196,10 +196,10 @@ class _Learning:
                     model.learn(left, callback=callbacks, **how)
             finally:
                 # Also when EnergyPlus has failed: what was learned so far can be gone on with.
-                if evaluation:
-                    evaluation.close()
                 if self._plan.checkpoints and model.num_timesteps > done:
                     checkpointing.save_now()
+                if evaluation:
+                    evaluation.close()
                 model.logger.close()
         watching.write_progress()  # now with the last evaluation
         timesteps = int(model.num_timesteps)
