@@ -141,7 +141,12 @@ def make_environment(
     env = make_unwatched(spec, folder)
     from stable_baselines3.common.monitor import Monitor
 
-    return Monitor(env, str(monitor) if monitor else None)
+    return Monitor(env, str(monitor) if monitor else None, override_existing=is_new(monitor))
+
+
+def is_new(monitor: Path | None) -> bool:
+    """Whether a Monitor's file begins; else it goes on with what a checkpoint has restored."""
+    return monitor is None or not monitor.exists()
 
 
 def make_unwatched(spec: EnvironmentSpec, folder: Path) -> Any:

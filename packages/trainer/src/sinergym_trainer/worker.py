@@ -33,13 +33,15 @@ def serve(descriptor: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection: Connection[Any, Any] = Connection(descriptor)
     with contextlib.suppress(EOFError, ConnectionError):
-        from sinergym_trainer.environments import closing, make_unwatched
+        from sinergym_trainer.environments import closing, is_new, make_unwatched
 
         spec, folder, monitor = connection.recv()
         try:
             with _without("torch", "stable_baselines3"):
                 made = make_unwatched(spec, folder)
-            made = _monitor_class()(made, str(monitor) if monitor else None)
+            made = _monitor_class()(
+                made, str(monitor) if monitor else None, override_existing=is_new(monitor)
+            )
         except Exception as error:
             connection.send(Failed(error))
             return
