@@ -114,14 +114,15 @@ def main() -> list[Figure]:
                     baseline_is="all of that",
                 ),
                 Figure(
-                    # What allocators keep or give back moves by some MB from reset to reset; a
-                    # leak of a megabyte an episode, or of 3 kB a step, is more.
-                    what="more at the end of ten episodes than of two",
-                    value=_growth(episodes),
+                    # EnergyPlus itself never gives back 0.7 MB of each simulation, whoever runs
+                    # it; so this is what we add. What allocators keep moves by a few MB; a leak of
+                    # a megabyte an episode (2 kB a timestep) is more.
+                    what="more growth than bare from episode 2 to 10",
+                    value=_growth(episodes) - _growth(bare_episodes),
                     unit="MB",
-                    limit=10,
+                    limit=8,
                     baseline=_growth(bare_episodes),
-                    baseline_is="bare",
+                    baseline_is="bare itself",
                 ),
             ],
         ),
