@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinergym_trainer.errors import InvalidOptions, OutputUnusable, TrainerError
-from sinergym_trainer.options import Options, RunPeriod
+from sinergym_trainer.options import Options
 from sinergym_trainer.tracking import (
     NAME,
     ServedModel,
@@ -37,6 +37,7 @@ from sinergym_trainer.tracking import (
     without_credentials,
 )
 from sinergym_trainer.tracking.spool import Head, Metric, NoSpool, Spool
+from sinergym_trainer.values import RunPeriod
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -276,7 +277,44 @@ def test_a_disk_that_takes_nothing_ends_no_training(
     tracker = make_tracker(f"http://127.0.0.1:{free_port}", tmp_path / "gone" / NAME, patience=0.3)
     tracker.log({"m": 1}, 1)
     assert tracker.close() == 1
-    assert "they are lost: No such file or directory" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 of them are lost" in said
+    assert "No such file or directory" in said
+    assert "sync" not in said
+
+
+FULL = """
+import resource, sys, time
+from pathlib import Path
+from sinergym_trainer.tracking import Tracker
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+tracker = Tracker(
+    uri=sys.argv[1], experiment="e", name="n", tags={}, parameters={}, unsent=Path(sys.argv[2]),
+    patience=0.3,
+)
+for step in range(5000):
+    tracker.log({"m": step}, step)
+print(tracker.close())
+"""
+
+
+def test_a_disk_that_fills_up_keeps_what_it_can(tmp_path: Path, free_port: int) -> None:
+    """Whole lines, the oldest metrics, and a line that says how many are lost."""
+    path = tmp_path / NAME
+    ran = subprocess.run(
+        [sys.executable, "-c", FULL, f"http://127.0.0.1:{free_port}", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    spool = Spool.existing(path)
+    kept, _ = spool.take(5000)
+    spool.close()
+    assert ran.stdout == "5000\n"
+    assert [metric.step for metric in kept] == list(range(len(kept)))
+    assert 0 < len(kept) < 5000
+    assert f"{5000 - len(kept)} of them are lost" in ran.stderr
+    assert "File too large" in ran.stderr
 
 
 def test_a_run_goes_on_with_its_file_and_sets_anothers_aside(tmp_path: Path) -> None:

@@ -151,7 +151,8 @@ class Spool:
         if self.waiting <= 0:
             self.discard()
         else:
-            self._write([{"sent": offset}])
+            with contextlib.suppress(OSError):  # full: at worst they are sent twice
+                self._write([{"sent": offset}])
 
     def note(self, **changes: Any) -> None:
         """Change members of the head, in the file too if there is one."""
@@ -160,8 +161,13 @@ class Spool:
             self._write([{"note": changes}])
 
     def keep(self) -> None:
-        """Make the file even when no metric waits, for what else is in the head."""
+        """Have all of the head in the file, which is made even when no metric waits.
+
+        Raises:
+            OSError: the disk is full, or the like.
+        """
         self.append(())
+        self._write([{"note": asdict(self.head)}])
 
     def discard(self) -> None:
         """Remove the file: all of it has been sent."""

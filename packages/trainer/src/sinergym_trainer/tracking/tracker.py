@@ -1,6 +1,7 @@
 """Metrics to MLflow, at no cost to the training."""
 
 import functools
+import itertools
 import math
 import posixpath
 import re
@@ -17,6 +18,7 @@ from sinergym_trainer.errors import one_line
 from sinergym_trainer.tracking import storing
 from sinergym_trainer.tracking.servers import (
     METRICS_PER_REQUEST,
+    Refused,
     Run,
     Server,
     attach,
@@ -139,7 +141,7 @@ class Tracker:
     def log_parameters(self, parameters: Mapping[str, object]) -> None:
         """Add parameters that were not known at first; returns at once."""
         with self._turn:
-            self._spool.note(parameters={**self._spool.head.parameters, **_texts(parameters)})
+            self._note(parameters={**self._spool.head.parameters, **_texts(parameters)})
 
     def close(
         self,
@@ -161,7 +163,7 @@ class Tracker:
         """
         folder = self._spool.path.parent
         with self._turn:
-            self._spool.note(
+            self._note(
                 status=status,
                 ended=time.time_ns() // 1_000_000,
                 artifacts=tuple(_within(path, folder) for path in artifacts),
@@ -170,12 +172,13 @@ class Tracker:
         self._closing.set()
         hurried = self._hurried()
         patience = self._patience / 3 if hurried else self._patience
-        if (artifacts or model) and self._run and not hurried:
-            patience += _ARTIFACTS
+        storing_patience = _ARTIFACTS if (artifacts or model) and not hurried else 0.0
         began = time.monotonic()
-        while self._thread.is_alive() and time.monotonic() < began + patience:
-            hopeless = self._run is None and self._failures > 0
-            if hopeless and time.monotonic() > began + min(_HOPELESS, patience):
+        while self._thread.is_alive():
+            waited = time.monotonic() - began
+            if waited > patience + (storing_patience if self._run else 0.0):
+                break
+            if waited > _HOPELESS and self._run is None and self._failures:
                 break
             self._thread.join(0.1)
         self._left.set()
@@ -223,7 +226,7 @@ class Tracker:
         with self._turn:
             self._sent_parameters = set(stored.parameters)
             if stored.run_id != head.run_id:
-                self._spool.note(run_id=stored.run_id)
+                self._note(run_id=stored.run_id)
         return page(self._uri, stored)
 
     def _send(self, server: Server, run_id: str) -> bool:
@@ -237,9 +240,12 @@ class Tracker:
             return False
         try:
             server.log(run_id, metrics=metrics, parameters=parameters)
-        except BaseException:
+        except BaseException as error:
             with self._turn:
                 self._put_back()
+                if isinstance(error, Refused) and parameters:
+                    # Perhaps because of them: metrics are not to wait for that.
+                    self._sent_parameters |= parameters.keys()
             raise
         with self._turn:
             self._sent_parameters |= parameters.keys()
@@ -281,7 +287,7 @@ class Tracker:
         self._storing = storing.start(self._uri, run_id, self._spool.path.parent, head)
         for changes in storing.follow(self._storing):
             with self._turn:
-                self._spool.note(**changes)
+                self._note(**changes)
 
     def _set_status(self, server: Server, run_id: str) -> None:
         head = self._spool.head
@@ -295,9 +301,9 @@ class Tracker:
             with self._turn:
                 if self._left.is_set():
                     return
-                waiting = self._flight if self._flight_end is None else ()
+                waiting = self._flight if self._flight_end is None else []
                 with self._fresh_lock:
-                    oldest = next(iter((*waiting, *list(self._fresh)[:1])), None)
+                    oldest = next((queue[0] for queue in (waiting, self._fresh) if queue), None)
                 if oldest and time.time() - oldest.timestamp / 1000 > _SECONDS_IN_MEMORY:
                     self._to_disk()
 
@@ -306,18 +312,26 @@ class Tracker:
         try:
             if self._flight and self._flight_end is None:
                 self._flight_end = self._spool.append(self._flight)
-            with self._fresh_lock:
-                moving = list(self._fresh)
-            self._spool.append(moving)
+            while self._fresh:
+                with self._fresh_lock:
+                    moving = list(itertools.islice(self._fresh, METRICS_PER_REQUEST))
+                self._spool.append(moving)
+                with self._fresh_lock:
+                    for _ in moving:
+                        self._fresh.popleft()
         except OSError as error:
             self._problem = one_line(error)
-            moving = []
         with self._fresh_lock:
-            for _ in moving:
-                self._fresh.popleft()
             while len(self._fresh) > _MOST_IN_MEMORY:
                 self._fresh.popleft()
                 self._lost += 1
+
+    def _note(self, **changes: Any) -> None:
+        """Change the head; that a full disk does not take it is no reason to end anything."""
+        try:
+            self._spool.note(**changes)
+        except OSError as error:
+            self._problem = one_line(error)
 
     # In the caller's thread again.
 
@@ -331,20 +345,19 @@ class Tracker:
         if not left and self._ended and not (spool.head.artifacts or spool.head.served):
             spool.discard()
             return 0
-        kept = f"`sinergym-train sync {spool.path.parent}` sends them later"
+        outcome = f"`sinergym-train sync {spool.path.parent}` sends them later"
         try:
             spool.keep()
         except OSError as error:
-            kept = f"they are lost: {error.strerror}: {spool.path}"
-        else:
-            if in_memory + self._lost:
-                kept = f"{in_memory + self._lost} of them are lost, {kept}"
+            self._problem = one_line(error)
+        if lost := in_memory + self._lost:
+            outcome = f"{lost} of them are lost" + (f", {outcome}" if spool.waiting else "")
         spool.close()
         what = f"{left} metrics" if left else "the end of the run or its artifacts"
         print(  # noqa: T201
             f"sinergym-train: warning: {what} not sent to MLflow at"
             f" {without_credentials(self._uri)}"
-            f" ({self._problem or 'it did not answer in time'}); {kept}",
+            f" ({self._problem or 'it did not answer in time'}); {outcome}",
             file=sys.stderr,
         )
         return left
