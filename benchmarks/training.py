@@ -344,7 +344,7 @@ def _energyplus(measured: Path, run_period: str, *_: str) -> None:
 
 
 def _building(run_period: str) -> dict[str, Any]:
-    from sinergym_trainer.options import RunPeriod
+    from sinergym_trainer.values import RunPeriod
 
     return {"runperiod": RunPeriod.parse(run_period).as_tuple()}
 

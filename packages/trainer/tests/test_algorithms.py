@@ -33,7 +33,8 @@ from sinergym_trainer.algorithms import (
 from sinergym_trainer.environments import EnvironmentSpec, make_environment
 from sinergym_trainer.errors import InvalidOptions, ModelUnusable
 from sinergym_trainer.hyperparameters import NOISES
-from sinergym_trainer.options import HYPERPARAMETERS, RunPeriod
+from sinergym_trainer.options import HYPERPARAMETERS
+from sinergym_trainer.values import RunPeriod
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
 DISCRETE = "Eplus-5zone-hot-discrete-v1"

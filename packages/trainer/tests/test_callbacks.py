@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sinergym_trainer.environments import EnvironmentSpec, episode_returns, make_vector
-from sinergym_trainer.options import RunPeriod
+from sinergym_trainer.values import RunPeriod
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm

@@ -28,7 +28,7 @@ from sinergym_trainer.environments import (
     make_vector,
 )
 from sinergym_trainer.errors import ModelUnusable, TrainerError
-from sinergym_trainer.options import RunPeriod
+from sinergym_trainer.values import RunPeriod
 
 SAC_SMALL: dict[str, Any] = {"buffer_size": 60, "learning_starts": 10, "batch_size": 16}
 PPO_SMALL: dict[str, Any] = {"n_steps": 32, "batch_size": 16}

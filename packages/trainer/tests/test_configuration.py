@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from sinergym_trainer.cli import train_app
 from sinergym_trainer.configuration import PREFIX, Configuration, as_yaml, flags_table
 from sinergym_trainer.errors import InvalidOptions
-from sinergym_trainer.options import Options, RunPeriod, write_yaml
+from sinergym_trainer.options import Options
+from sinergym_trainer.values import RunPeriod, write_yaml
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- flags: begin -->\n", "<!-- flags: end -->"

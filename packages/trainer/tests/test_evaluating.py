@@ -29,10 +29,11 @@ from sinergym_trainer.evaluating import evaluate
 from sinergym_trainer.evaluation import Episode, Evaluator, Request, Totals
 from sinergym_trainer.models import Card
 from sinergym_trainer.normalization import Statistics
-from sinergym_trainer.options import EvalOptions, Options, RunPeriod
+from sinergym_trainer.options import EvalOptions, Options
 from sinergym_trainer.origin import options_of
 from sinergym_trainer.planning import check
 from sinergym_trainer.report import Measured, Report
+from sinergym_trainer.values import RunPeriod
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
 STOCHASTIC = "Eplus-5zone-hot-continuous-stochastic-v1"

@@ -29,7 +29,7 @@ from sinergym_trainer.evaluation import (
     run_episode,
 )
 from sinergym_trainer.normalization import Statistics
-from sinergym_trainer.options import RunPeriod
+from sinergym_trainer.values import RunPeriod
 
 SPEC = EnvironmentSpec(
     id="Eplus-5zone-hot-continuous-stochastic-v1",

@@ -13,15 +13,8 @@ from sinergym_trainer.algorithms import ALGORITHMS
 from sinergym_trainer.cli import train_app
 from sinergym_trainer.configuration import Configuration
 from sinergym_trainer.errors import InvalidOptions
-from sinergym_trainer.options import (
-    HYPERPARAMETERS,
-    EvalOptions,
-    Options,
-    RunPeriod,
-    Settings,
-    read_yaml,
-    write_yaml,
-)
+from sinergym_trainer.options import HYPERPARAMETERS, EvalOptions, Options
+from sinergym_trainer.values import RunPeriod, Settings, read_yaml, write_yaml
 
 SEEDS = (
     "--environment Eplus-5Zone-hot-discrete-v1 --episodes 2 --algorithm DQN --logger"

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from sinergym_trainer.errors import InvalidOptions
-from sinergym_trainer.options import Options, RunPeriod
+from sinergym_trainer.options import Options
 from sinergym_trainer.planning import check
 from sinergym_trainer.training import train
+from sinergym_trainer.values import RunPeriod
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
 DAY = RunPeriod.parse("1/1-1/1")

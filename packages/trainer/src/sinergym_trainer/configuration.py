@@ -21,15 +21,8 @@ import yaml
 from cyclopts import App, Argument, ArgumentCollection, Token
 
 from sinergym_trainer.errors import InvalidOptions
-from sinergym_trainer.options import (
-    MAPPINGS,
-    EvalOptions,
-    Loader,
-    Options,
-    RunPeriod,
-    Settings,
-    write_yaml,
-)
+from sinergym_trainer.options import MAPPINGS, EvalOptions, Options
+from sinergym_trainer.values import Loader, RunPeriod, Settings, write_yaml
 
 PREFIX = "SINERGYM_TRAIN_"
 """Of the environment variables."""

@@ -24,15 +24,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sinergym_trainer.energyplus import find_energyplus, prepare, quieten
 from sinergym_trainer.errors import InvalidOptions, TrainerError
-from sinergym_trainer.options import RunPeriod
 from sinergym_trainer.rewards import (
     COST_PATH,
-    Parameters,
     check_reward,
     energy_costs,
     reward_class,
     reward_parameters,
 )
+from sinergym_trainer.values import RunPeriod, Settings
 
 if TYPE_CHECKING:
     from stable_baselines3.common.monitor import Monitor
@@ -53,15 +52,15 @@ class EnvironmentSpec:
     id: str
     run_period: RunPeriod | None = None
     reward: str = "linear"
-    reward_kwargs: Mapping[str, Any] = Parameters()
-    """Parameters of the reward that differ from the id's own; kept as `Parameters`."""
+    reward_kwargs: Mapping[str, Any] = Settings()
+    """Parameters of the reward that differ from the id's own; kept as `Settings`."""
     energy_weight: float | None = None
     normalize_action: bool = False
     logger: bool = False
     multiobs: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reward_kwargs", Parameters(self.reward_kwargs))
+        object.__setattr__(self, "reward_kwargs", Settings(self.reward_kwargs))
         check_reward(self.reward, self.reward_kwargs, self.energy_weight)
 
     def parameters(self, registered: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,11 +30,16 @@ from sinergym_trainer.errors import (
 from sinergym_trainer.evaluation import Agent, ModelAgent, run_episode
 from sinergym_trainer.models import SCHEMA as CARD_SCHEMA
 from sinergym_trainer.models import Card, find
-from sinergym_trainer.options import BASELINES, EvalOptions, RunPeriod
-from sinergym_trainer.planning import DEFAULT_BUCKET, make_output_folder, versions
+from sinergym_trainer.options import BASELINES, EvalOptions
+from sinergym_trainer.planning import (
+    DEFAULT_BUCKET,
+    default_threads,
+    make_output_folder,
+    versions,
+)
 from sinergym_trainer.report import ALL, EPISODES, MONTHS, Measured, Report, show
-from sinergym_trainer.rewards import Parameters
 from sinergym_trainer.stopping import Stop, stopping
+from sinergym_trainer.values import RunPeriod
 
 if TYPE_CHECKING:
     from sinergym_trainer.checkpoints import Checkpoint
@@ -224,13 +229,13 @@ def _notes(note: str, spec: EnvironmentSpec, algorithm: str, card: Card | None) 
     if card is None:
         return
     period = str(spec.run_period) if spec.run_period else None
-    kwargs = Parameters(spec.reward_kwargs).plain()
+    kwargs = dict(spec.reward_kwargs)
     pairs = (
         ("environment", spec.id, card.environment),
         ("algorithm", algorithm, card.algorithm),
         ("run_period", period, card.run_period),
         ("reward", spec.reward, card.reward),
-        ("reward_kwargs", kwargs, Parameters(card.reward_kwargs).plain()),
+        ("reward_kwargs", kwargs, dict(card.reward_kwargs)),
         ("energy_weight", spec.energy_weight, card.energy_weight),
         ("normalize_action", spec.normalize_action, card.normalize_action),
         ("multiobs", spec.multiobs, card.multiobs),
@@ -269,7 +274,7 @@ def _evaluate(
     if subject.model is not None:
         import torch
 
-        torch.set_num_threads(options.threads or _threads())
+        torch.set_num_threads(options.threads or default_threads())
     with closing(make_environment(subject.spec, scratch / "sinergym")) as env:
         agent = subject.agent(env, options)
         name = _name(options, subject.label)
@@ -425,7 +430,7 @@ def _given(options: EvalOptions) -> dict[str, Any]:
         if value is None or value == each.default:
             continue
         if isinstance(value, Mapping):
-            value = Parameters(value).plain()
+            value = dict(value)
         given[each.name] = value if isinstance(value, bool | int | float | dict) else str(value)
     return given
 
@@ -436,11 +441,6 @@ def _in_watts(env: Any) -> bool:
     variables = env.unwrapped.variables
     outputs = [str(variables[name][0]) if name in variables else "" for name in names]
     return bool(outputs) and all(output.endswith(" Rate") for output in outputs)
-
-
-def _threads() -> int:
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(given) if given.isdecimal() and int(given) > 0 else 1
 
 
 def _track(options: EvalOptions, report: Report, stop: Stop) -> "Tracker | None":

@@ -40,7 +40,6 @@ from sinergym_trainer.models import Card
 from sinergym_trainer.normalization import Statistics
 from sinergym_trainer.origin import options_of
 from sinergym_trainer.planning import versions
-from sinergym_trainer.rewards import Parameters
 from sinergym_trainer.stopping import Stop
 from sinergym_trainer.tracking import ServedModel, Tracker
 
@@ -373,7 +372,7 @@ class _Learning:
             timesteps=timesteps,
             run_period=str(spec.run_period) if spec.run_period else None,
             reward=spec.reward,
-            reward_kwargs=Parameters(spec.reward_kwargs).plain(),
+            reward_kwargs=dict(spec.reward_kwargs),
             energy_weight=spec.energy_weight,
             normalize_action=spec.normalize_action,
             multiobs=spec.multiobs,

@@ -112,7 +112,7 @@ def check(options: Options) -> Plan:
             logger=options.logger,
             multiobs=options.multiobs,
         ),
-        threads=options.threads or _threads(),
+        threads=options.threads or default_threads(),
         supervised=bool(os.environ.get("SINERGYM_EXPERIMENT")),
     )
 
@@ -162,6 +162,12 @@ def make_output_folder(name: str) -> Path:
         ) from error
 
 
+def default_threads() -> int:
+    """PyTorch's threads when nobody says how many: OMP_NUM_THREADS, else 1."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(given) if given.isdecimal() and int(given) > 0 else 1
+
+
 def versions() -> dict[str, str]:
     """The versions that a result depends on, by package."""
     found = {}
@@ -181,8 +187,3 @@ def _make_new(wanted: Path) -> Path:
             number += 1
         else:
             return folder
-
-
-def _threads() -> int:
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(given) if given.isdecimal() and int(given) > 0 else 1

@@ -29,37 +29,6 @@ COST_VARIABLE = "energy_cost"
 _SHIPPED_COSTS = "data/energy_cost/PVPC_active_energy_billing_Iberian_Peninsula_2023.csv"
 
 
-class Parameters(Mapping[str, Any]):
-    """A mapping that cannot be changed and can be hashed; lists in it become tuples."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, given: Mapping[str, Any] | None = None) -> None:
-        self._items = {name: _frozen(value) for name, value in (given or {}).items()}
-
-    def __getitem__(self, name: str) -> Any:
-        return self._items[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._items.items()))
-
-    def __repr__(self) -> str:
-        return f"Parameters({self.plain()!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Parameters, (self.plain(),)
-
-    def plain(self) -> dict[str, Any]:
-        """As dictionaries and lists: Sinergym adds lists, and writes them into its YAML."""
-        return {name: _plain(value) for name, value in self._items.items()}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
     """One of Sinergym's rewards."""
@@ -163,7 +132,7 @@ def reward_parameters(
             raise InvalidOptions(
                 f"reward {name}: the environment does not observe {needed!r}; {there}"
             )
-    return {key: _plain(_frozen(value)) for key, value in parameters.items()}
+    return {key: _plain(value) for key, value in parameters.items()}
 
 
 def energy_costs(given: Mapping[str, Any], first: date, last: date) -> Path:
@@ -231,18 +200,11 @@ def _looked_at(parameters: Mapping[str, Any]) -> Iterator[str]:
         yield setpoint
 
 
-def _frozen(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return Parameters(value)
-    if isinstance(value, (list, tuple)):
-        return tuple(_frozen(each) for each in value)
-    return value
-
-
 def _plain(value: Any) -> Any:
-    if isinstance(value, Parameters):
-        return value.plain()
-    if isinstance(value, tuple):
+    """A copy in dictionaries and lists: Sinergym adds lists, and writes them into its YAML."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
     return value
 
