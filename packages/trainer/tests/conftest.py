@@ -1,5 +1,6 @@
 """Shared: a real MLflow server on loopback, and one full training that several tests look at."""
 
+import json
 import os
 import signal
 import socket
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from sinergym_trainer.options import Options, RunPeriod
+from sinergym_trainer.options import Options
 from sinergym_trainer.training import Result, train
+from sinergym_trainer.values import RunPeriod
 
 TWO_DAYS = RunPeriod.parse("1/1-2/1")
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
@@ -147,3 +149,73 @@ def trained(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> Tra
         environ.setenv("MLFLOW_TRACKING_URI", mlflow_server)
         result = train(options, say=lines.append)
     return Trained(options, result, lines, folder / "progress.json", mlflow_server)
+
+
+class LocalCloud:
+    """A local cloud in a process of its own: its bucket, and what can go wrong with it."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+
+    def fault(self, method: str, **how: Any) -> None:
+        """Let calls fail (see `/emulator/faults` of gcp-emulator)."""
+        self._ask("POST", {"method": method, **how})
+
+    def heal(self) -> None:
+        """Forget the faults."""
+        self._ask("DELETE", None)
+
+    def _ask(self, method: str, body: Any) -> None:
+        request = urllib.request.Request(
+            f"{self.endpoint}/emulator/faults",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+        )
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            assert reply.status == 200
+
+
+@pytest.fixture(scope="module")
+def local_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    """A local cloud without any bucket."""
+    folder = tmp_path_factory.mktemp("cloud")
+    command = [Path(sys.executable).parent / "gcp-emulator", "serve", "--engine", "inert"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--folder", folder], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    about = folder / "cloud.json"
+
+    def told() -> bool:
+        assert process.poll() is None, (folder / "log").read_text()
+        return about.exists()
+
+    try:
+        _until(told, 60)
+        yield LocalCloud(json.loads(about.read_text())["endpoint"])
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`start("-env", ..., VARIABLE=...)`: a `sinergym-train` as a process; none is left after."""
+    started: list[subprocess.Popen[str]] = []
+
+    def _start(*arguments: str, **environ: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sinergym_trainer", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield _start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=20)
