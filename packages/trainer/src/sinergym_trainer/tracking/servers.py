@@ -375,6 +375,7 @@ class _Client:
 def quiet_mlflow() -> None:
     """Before MLflow is imported: no usage reports, no lines, no tries of minutes."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "90")
     # The record and the launcher name the run; its page needs no line in every log.

@@ -365,8 +365,11 @@ class Tracker:
 
 @functools.lru_cache(maxsize=4096)
 def metric_name(key: str) -> str:
-    """Return a name that MLflow accepts: letters, digits, `_-. /`, and the form of a path."""
-    name = _UNSAFE.sub("_", key)[:_LONGEST_NAME]
+    """Return a name that MLflow accepts: letters, digits, `_-. /`, and the form of a path.
+
+    `comfort_violation_time(%)` is called `comfort_violation_time_percent`.
+    """
+    name = _UNSAFE.sub("_", key.replace("(%)", "_percent"))[:_LONGEST_NAME]
     name = posixpath.normpath(name) if name else "_"
     return name.lstrip("./") or "_"
 
