@@ -179,10 +179,13 @@ class LocalCloud:
 def local_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     """A local cloud without any bucket."""
     folder = tmp_path_factory.mktemp("cloud")
-    command = [Path(sys.executable).parent / "gcp-emulator", "serve", "--engine", "inert"]
+    program = str(Path(sys.executable).parent / "gcp-emulator")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--folder", folder], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            [program, "serve", "--engine", "inert", "--folder", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
     about = folder / "cloud.json"
 

@@ -28,6 +28,8 @@ class CheckpointCallback(BaseCallback):
         minutes: time between two of them at least, or None.
         statistics: those of the observations now, or None.
         state: what the training wants back when it resumes (see `Checkpoints.save`).
+        counters: more of it, that counts what was learned from: if a rollout is cut off, they are
+            those of its beginning, as its steps will be run again.
         files: what to keep of the output folder (see `Checkpoints.save`).
         say: gets the line when one cannot be written, and when the next one can.
     """
@@ -42,6 +44,7 @@ class CheckpointCallback(BaseCallback):
         state: Callable[[], Mapping[str, Any]],
         files: Callable[[], Mapping[str, Path]],
         say: Callable[[str], None],
+        counters: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         super().__init__()
         self._checkpoints = checkpoints
@@ -49,12 +52,14 @@ class CheckpointCallback(BaseCallback):
         self._seconds = None if minutes is None else minutes * 60
         self._statistics = statistics
         self._state = state
+        self._counters = counters
         self._files = files
         self._say = say
         self._failing = False
         self._last_steps = 0
         self._last_time = 0.0
         self._learned = 0
+        self._learned_counters: Mapping[str, Any] = {}
         self._unlearned = False
         self.seconds = 0.0
         """The time that all checkpoints have taken together."""
@@ -73,10 +78,11 @@ class CheckpointCallback(BaseCallback):
         if self._unlearned:
             self.model.num_timesteps = self._learned
         try:
+            counters = self._learned_counters if self._unlearned else self._counters()
             path = self._checkpoints.save(
                 self.model,
                 statistics=self._statistics(),
-                state=self._state(),
+                state={**self._state(), **counters},
                 files=self._files(),
             )
         except Exception as error:  # hours of training are worth more than any reason
@@ -103,6 +109,8 @@ class CheckpointCallback(BaseCallback):
         if self._is_due():
             self.save_now()
         self._unlearned = isinstance(self.model, OnPolicyAlgorithm)
+        if self._unlearned:
+            self._learned_counters = dict(self._counters())
 
     def _on_rollout_end(self) -> None:
         self._unlearned = False

@@ -145,7 +145,7 @@ def make_environment(
 
 def is_new(monitor: Path | None) -> bool:
     """Whether a Monitor's file begins; else it goes on with what a checkpoint has restored."""
-    return monitor is None or not monitor.exists()
+    return monitor is None or not monitor.is_file()
 
 
 def make_unwatched(spec: EnvironmentSpec, folder: Path) -> Any:

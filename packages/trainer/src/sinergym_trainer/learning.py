@@ -34,6 +34,7 @@ from sinergym_trainer.environments import (
     steps_per_episode,
     variables,
 )
+from sinergym_trainer.errors import ModelUnusable
 from sinergym_trainer.evaluation import Evaluation, Evaluator
 from sinergym_trainer.loggers import make_logger
 from sinergym_trainer.models import Card
@@ -50,6 +51,7 @@ Say = Callable[[str], None]
 
 _KEPT = ("progress.csv", "evaluations.npz", "best_model")
 """What a checkpoint keeps of the output folder, beside the Monitors' files."""
+_MONITORS = "*monitor.csv"
 _ARTIFACTS = (
     *("model.zip", "model.json", "normalization.npz", "best_model", "evaluations.npz"),
     *("monitor.csv", "progress.csv"),
@@ -106,8 +108,7 @@ class _Learning:
 
     def run(self) -> Learned:
         torch.set_num_threads(self._plan.threads)
-        if self._checkpoint:
-            self._checkpoint.restore_files(self._output)
+        self._restore_files()
         with contextlib.ExitStack() as at_end, closing(self._make_vector()) as vector:
             with warnings.catch_warnings(record=True) as advice:
                 warnings.simplefilter("always", UserWarning)
@@ -121,6 +122,20 @@ class _Learning:
 
     def _say(self, line: str) -> None:
         (self._said or (self._display.say if self._display else say_plainly))(line)
+
+    def _restore_files(self) -> None:
+        """The output folder's files as they were when what the checkpoint has was learned."""
+        if self._checkpoint is None:
+            for path in self._output.glob(_MONITORS):
+                if path.is_file():  # of another training
+                    path.unlink()
+            return
+        self._checkpoint.restore_files(self._output)
+        # All environments' episodes have the same length, and begin together.
+        each = int(self._before.get("episodes", 0)) // self._checkpoint.n_envs
+        for path in self._output.glob(_MONITORS):
+            lines = path.read_bytes().splitlines(keepends=True)
+            path.write_bytes(b"".join(lines[: 2 + each]))
 
     # What learns
 
@@ -151,7 +166,10 @@ class _Learning:
                 policy_kwargs=options.policy_kwargs,
             )
         if found.statistics and options.normalization:
-            normalization.put(vector, found.statistics, frozen=False)
+            try:
+                normalization.put(vector, found.statistics, frozen=False)
+            except ModelUnusable as error:
+                raise ModelUnusable(f"--model {found.source}: {error}") from error
         return algorithm.load(
             found.model,
             env=vector,
@@ -186,6 +204,7 @@ class _Learning:
                 )
             if evaluation:
                 callbacks.append(evaluation)
+            watching.num_timesteps = done  # also if there is nothing left to learn
             model.set_logger(self._logger(tracker))
             how: dict[str, Any] = {"reset_num_timesteps": self._checkpoint is None}
             if options.log_interval is not None:
@@ -275,14 +294,15 @@ class _Learning:
             return {
                 "name": self._training.name,
                 "options": options_of(self._plan),
-                "episodes": watching.done,
-                "rewards": watching.recent_rewards,
                 "best": evaluation.best_mean() if evaluation else self._before.get("best"),
                 "mlflow_run": run.run_id if run else self._before.get("mlflow_run"),
             }
 
+        def counters() -> dict[str, Any]:
+            return {"episodes": watching.done, "rewards": watching.recent_rewards}
+
         def files() -> dict[str, Path]:
-            monitors = (path.name for path in self._output.glob("*monitor.csv"))
+            monitors = (path.name for path in self._output.glob(_MONITORS) if path.is_file())
             return {name: self._output / name for name in (*_KEPT, *monitors)}
 
         options = self._options
@@ -294,6 +314,7 @@ class _Learning:
             minutes=options.checkpoint_minutes or None,
             statistics=functools.partial(normalization.of, vector),
             state=state,
+            counters=counters,
             files=files,
             say=self._say,
         )
