@@ -365,7 +365,10 @@ def _write(
         writer = _Writer(archive)
         content = io.BytesIO()  # PyTorch reports a full disk as an error without a cause
         model.save(content)
-        writer.put(_MODEL, content.getbuffer())
+        content.seek(0)
+        # Not by its `getbuffer`: after an error CPython 3.12.1 crashes when it is collected.
+        with writer.member(_MODEL) as member:
+            shutil.copyfileobj(content, member, _CHUNK)
         if statistics is not None:
             with tempfile.TemporaryDirectory(prefix="sinergym-checkpoint-") as folder:
                 path = Path(folder, _STATISTICS)
@@ -404,7 +407,7 @@ class _Writer:
         self._archive = archive
         self.members: dict[str, dict[str, Any]] = {}
 
-    def put(self, name: str, content: bytes | memoryview) -> None:
+    def put(self, name: str, content: bytes) -> None:
         """Add a member."""
         with self.member(name) as member:
             member.write(content)
@@ -447,9 +450,8 @@ def _write_array(member: _Measured, array: "np.ndarray[Any, Any]") -> None:
 
 def _walk(files: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
     for name, path in sorted(files.items()):
-        if not path.is_dir():
+        if path.is_file():  # nothing that never ends, such as a device
             yield name, path
-            continue
         for inner in sorted(path.rglob("*")):
             if inner.is_file():
                 yield f"{name.rstrip('/')}/{inner.relative_to(path).as_posix()}", inner

@@ -302,7 +302,7 @@ class _Learning:
             return {"episodes": watching.done, "rewards": watching.recent_rewards}
 
         def files() -> dict[str, Path]:
-            monitors = (path.name for path in self._output.glob(_MONITORS) if path.is_file())
+            monitors = (path.name for path in self._output.glob(_MONITORS))
             return {name: self._output / name for name in (*_KEPT, *monitors)}
 
         options = self._options
