@@ -201,10 +201,10 @@ def test_a_disk_that_is_full_for_a_while_costs_one_checkpoint(
     ) == [5 * 48, 6 * 48]
 
 
-@pytest.mark.parametrize("name", ["config.yaml", f".model.zip.{os.getpid()}.tmp"])
+@pytest.mark.parametrize("name", ["config.yaml", ".model.zip.{}.tmp"])
 def test_a_full_disk_ends_in_one_line(output: Path, name: str) -> None:
     """At the beginning, or when the model is saved: then there is a checkpoint at least."""
-    (output / name).symlink_to("/dev/full")
+    (output / name.format(os.getpid())).symlink_to("/dev/full")
     with pytest.raises(OutputUnusable, match="No space left on device") as full:
         train(replace(PPO, episodes=1), say=lambda _line: None)
 
