@@ -8,6 +8,7 @@ half a gigabyte less of memory for each.
 
 import contextlib
 import importlib.util
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ def serve(descriptor: int) -> None:
     # They go to the whole group of processes; the vector's owner decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A woken worker must not take the core from the one that is just waking the others.
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     connection: Connection[Any, Any] = Connection(descriptor)
     with contextlib.suppress(EOFError, ConnectionError):
         from sinergym_trainer.environments import closing, is_new, make_unwatched
