@@ -27,6 +27,7 @@ from sinergym_trainer.board import BoardCallback
 from sinergym_trainer.callbacks import EpisodeCallback, EvaluationCallback, ProgressFile
 from sinergym_trainer.checkpointing import CheckpointCallback
 from sinergym_trainer.display import Display, say_plainly
+from sinergym_trainer.energyplus import quick_torch
 from sinergym_trainer.environments import (
     closing,
     episode_returns,
@@ -108,6 +109,7 @@ class _Learning:
 
     def run(self) -> Learned:
         torch.set_num_threads(self._plan.threads)
+        quick_torch()
         self._restore_files()
         with contextlib.ExitStack() as at_end, closing(self._make_vector()) as vector:
             with warnings.catch_warnings(record=True) as advice:

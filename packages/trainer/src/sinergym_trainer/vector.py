@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sinergym_trainer import errors
 from sinergym_trainer.errors import EnergyPlusFailed, TrainerError
-from sinergym_trainer.worker import Failed
+from sinergym_trainer.worker import Failed, receive, send
 
 if TYPE_CHECKING:
     from sinergym_trainer.environments import EnvironmentSpec
@@ -63,8 +63,8 @@ class Workers(SubprocVecEnv):
         try:
             for number, _ in enumerate(folders):
                 self.remotes.append(_Worker(f"environment {number + 1} of {len(folders)}"))
-            for worker, folder, monitor in zip(self.remotes, folders, monitors, strict=True):
-                worker.send((spec, folder, monitor))
+            for number, worker in enumerate(self.remotes):
+                worker.send((number, spec, folders[number], monitors[number]))
             spaces = [worker.recv(_MAKING) for worker in self.remotes]
             VecEnv.__init__(self, len(folders), *spaces[0])
         except BaseException:
@@ -113,7 +113,7 @@ class _Worker:
             with contextlib.suppress(AttributeError):
                 self.recv()
         try:
-            self._connection.send(message)
+            send(self._connection, message)
         except OSError:
             raise self._ended() from None
         self._unread += 1
@@ -129,7 +129,7 @@ class _Worker:
         try:
             if seconds is not None and not self._connection.poll(seconds):
                 raise TrainerError(f"{self._name} was not made within {seconds:g} s")
-            answer = self._connection.recv()
+            answer = receive(self._connection)
         except (EOFError, OSError):
             raise self._ended() from None
         if not isinstance(answer, Failed):
@@ -144,14 +144,14 @@ class _Worker:
     def ask_to_end(self) -> None:
         """Tell it to close, when it is done with what it does."""
         with contextlib.suppress(OSError):
-            self._connection.send(("close", None))
+            send(self._connection, ("close", None))
 
     def end(self, deadline: float) -> None:
         """Wait for its end, and kill it after the deadline."""
         try:
             # What it still sends must not fill the socket that it closes after.
             while (left := deadline - time.monotonic()) > 0 and self._connection.poll(left):
-                self._connection.recv()
+                receive(self._connection)
         except (EOFError, OSError):
             pass
         try:

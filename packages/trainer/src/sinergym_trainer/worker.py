@@ -9,6 +9,7 @@ half a gigabyte less of memory for each.
 import contextlib
 import importlib.util
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Iterator
@@ -27,18 +28,44 @@ class Failed:
         self.text = " ".join(str(error).split())
 
 
+def send(connection: "Connection[Any, Any]", message: Any) -> None:
+    """Send a message; as `Connection.send`, without what that does for sockets and locks in it."""
+    connection.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+
+def receive(connection: "Connection[Any, Any]") -> Any:
+    """The next message of the other side, which is this program, too."""
+    return pickle.loads(connection.recv_bytes())  # noqa: S301
+
+
+def keep_to_one_core(number: int) -> None:
+    """Let this process, with all threads that it starts, run on one core of those that it may use.
+
+    An environment is two threads that take turns, Sinergym's and EnergyPlus', which the kernel
+    puts on two cores: each turn wakes an idle one, and what both read is in neither's cache. As a
+    batch process (sched(7)) a woken worker does not take the core from the one that is waking the
+    others.
+
+    Args:
+        number: of the environment among those of its vector.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    # Several trainings on one machine should not all take the first ones.
+    os.sched_setaffinity(0, {cores[(os.getppid() + number) % len(cores)]})
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
 def serve(descriptor: int) -> None:
     """Make an environment and do what its vector says, until the connection ends."""
     # They go to the whole group of processes; the vector's owner decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # A woken worker must not take the core from the one that is just waking the others.
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     connection: Connection[Any, Any] = Connection(descriptor)
     with contextlib.suppress(EOFError, ConnectionError):
         from sinergym_trainer.environments import closing, is_new, make_unwatched
 
-        spec, folder, monitor = connection.recv()
+        number, spec, folder, monitor = receive(connection)
+        keep_to_one_core(number)
         try:
             with _without("torch", "stable_baselines3"):
                 made = make_unwatched(spec, folder)
@@ -46,17 +73,17 @@ def serve(descriptor: int) -> None:
                 made, str(monitor) if monitor else None, override_existing=is_new(monitor)
             )
         except Exception as error:
-            connection.send(Failed(error))
+            send(connection, Failed(error))
             return
         with closing(made) as env:
-            connection.send((env.observation_space, env.action_space))
+            send(connection, (env.observation_space, env.action_space))
             served = _Served(env)
-            while (message := connection.recv())[0] != "close":
+            while (message := receive(connection))[0] != "close":
                 try:
                     answer = served.answer(*message)
                 except Exception as error:
                     answer = Failed(error)
-                connection.send(answer)
+                send(connection, answer)
 
 
 class _Served:
@@ -101,7 +128,7 @@ class _Served:
         if done:
             info["terminal_observation"] = observation
             observation, self._reset_info = self._env.reset()
-        return observation, reward, done, info, self._reset_info
+        return observation, reward, done, info, self._reset_info if done else {}
 
 
 @contextlib.contextmanager
