@@ -299,7 +299,7 @@ def _random(measured: Path, run_period: str, *_: str, prepared: bool = False) ->
     import gymnasium as gym
     import sinergym  # noqa: F401 - registers the ids
 
-    from sinergym_trainer.energyplus import prepare
+    from sinergym_trainer.environments.energyplus import prepare
 
     env = gym.make(ENVIRONMENT, building_config=_building(run_period))
     if prepared:
@@ -344,7 +344,7 @@ def _energyplus(measured: Path, run_period: str, *_: str) -> None:
 
 
 def _building(run_period: str) -> dict[str, Any]:
-    from sinergym_trainer.values import RunPeriod
+    from sinergym_trainer.options.values import RunPeriod
 
     return {"runperiod": RunPeriod.parse(run_period).as_tuple()}
 
@@ -404,7 +404,7 @@ _RUNS: dict[str, Callable[..., None]] = {
 }
 
 if __name__ == "__main__":
-    from sinergym_trainer.energyplus import find_energyplus
+    from sinergym_trainer.environments.energyplus import find_energyplus
 
     find_energyplus()
     _RUNS[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])

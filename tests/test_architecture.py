@@ -22,7 +22,7 @@ HEAVY = ("google", "asyncssh", "torch", "textual", "sinergym", "mlflow", "stable
         "gcloud_ops.clients",
         "gcloud_ops.sweeps",
         "sinergym_trainer.runner",
-        "sinergym_trainer.options",
+        "sinergym_trainer.options.flags",
         "gcp_emulator.cli",
     ],
 )

@@ -12,7 +12,7 @@ from tests.clouds import BIN, ROOT, clean_environment
 
 from gcloud_ops.sweepfile import read_sweep
 from sinergym_trainer.cli import app
-from sinergym_trainer.planning import check
+from sinergym_trainer.training.planning import check
 
 PAGES = sorted(
     page

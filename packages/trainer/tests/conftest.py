@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from sinergym_trainer.options import Options
+from sinergym_trainer.options.values import RunPeriod
 from sinergym_trainer.training import Result, train
-from sinergym_trainer.values import RunPeriod
 
 TWO_DAYS = RunPeriod.parse("1/1-2/1")
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"

@@ -30,11 +30,11 @@ from sinergym_trainer.algorithms import (
     identify,
     whole_units,
 )
+from sinergym_trainer.algorithms.hyperparameters import NOISES
 from sinergym_trainer.environments import EnvironmentSpec, make_environment
 from sinergym_trainer.errors import InvalidOptions, ModelUnusable
-from sinergym_trainer.hyperparameters import NOISES
 from sinergym_trainer.options import HYPERPARAMETERS
-from sinergym_trainer.values import RunPeriod
+from sinergym_trainer.options.values import RunPeriod
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
 DISCRETE = "Eplus-5zone-hot-discrete-v1"

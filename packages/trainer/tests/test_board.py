@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sinergym_trainer.board import Destination, destination
 from sinergym_trainer.environments import EnvironmentSpec
 from sinergym_trainer.errors import InvalidOptions
-from sinergym_trainer.values import RunPeriod
+from sinergym_trainer.options.values import RunPeriod
 
 if TYPE_CHECKING:
     from sinergym_trainer.board import BoardCallback

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 from sinergym_trainer.environments import EnvironmentSpec, episode_returns, make_vector
-from sinergym_trainer.values import RunPeriod
+from sinergym_trainer.options.values import RunPeriod
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
 
-    from sinergym_trainer.callbacks import EpisodeCallback, EvaluationCallback
-    from sinergym_trainer.evaluation import Evaluator
-    from sinergym_trainer.normalization import Statistics
+    from sinergym_trainer.environments.normalization import Statistics
+    from sinergym_trainer.evaluation.process import Evaluator
+    from sinergym_trainer.training.callbacks import EpisodeCallback, EvaluationCallback
 
 pytestmark = pytest.mark.slow  # the import of PyTorch alone takes seconds
 
@@ -124,7 +124,8 @@ def watch(
     **resumed: Any,
 ) -> Watched:
     """Watch a training of ten episodes and a thousand timesteps."""
-    from sinergym_trainer.callbacks import EpisodeCallback, ProgressFile
+    from sinergym_trainer.process.progress import ProgressFile
+    from sinergym_trainer.training.callbacks import EpisodeCallback
 
     lines: list[str] = []
     shown: list[tuple[Any, ...]] = []
@@ -316,7 +317,7 @@ def test_a_wish_to_stop_ends_the_learning(tmp_path: Path) -> None:
 
 def test_watching_costs_nearly_nothing(tmp_path: Path) -> None:
     """Under 20 microseconds for a step of four environments, display and progress included."""
-    from sinergym_trainer.display import Display
+    from sinergym_trainer.process.display import Display
 
     env = rooms(10, 10, 10, 10)
     watched = watch(lambda: episode_returns(env), tmp_path)
@@ -362,8 +363,8 @@ def learn_and_evaluate(
     vec: "VecEnv", evaluator: "Evaluator", folder: Path, *, timesteps: int, before: int = 0
 ) -> Evaluated:
     """A2C, evaluated after every third episode; resumed when there are episodes before."""
-    from sinergym_trainer.callbacks import EvaluationCallback
-    from sinergym_trainer.normalization import of
+    from sinergym_trainer.environments.normalization import of
+    from sinergym_trainer.training.callbacks import EvaluationCallback
 
     kept: list[tuple[Any, Statistics | None, bytes]] = []
     lines: list[str] = []
@@ -407,7 +408,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Evalua
     The folder of the resume has evaluations of two episodes each, one from before the checkpoint
     and a better one from after it.
     """
-    from sinergym_trainer.evaluation import Evaluator
+    from sinergym_trainer.evaluation.process import Evaluator
 
     folder = tmp_path_factory.mktemp("evaluated")
     for name in ("first", "resumed"):

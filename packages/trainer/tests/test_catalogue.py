@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sinergym_trainer.catalogue import ENVIRONMENTS, fitting, resolve, with_actions
 from sinergym_trainer.environments import closing
+from sinergym_trainer.environments.catalogue import ENVIRONMENTS, fitting, resolve, with_actions
 from sinergym_trainer.errors import InvalidOptions
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
@@ -95,7 +95,7 @@ def test_ids_that_fit_some_actions(actions: frozenset[Any], some: str, count: in
 @pytest.mark.slow
 def test_the_table_is_that_of_sinergym(tmp_path: Path) -> None:
     """Each of the 109 ids can be made, with the actions and the length that the table says."""
-    from sinergym_trainer import energyplus
+    from sinergym_trainer.environments import energyplus
 
     energyplus.find_energyplus()
     import gymnasium as gym

@@ -17,18 +17,19 @@ from hypothesis import strategies as st
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sinergym_trainer import checkpoints, normalization
 from sinergym_trainer.algorithms import ALGORITHMS, find_algorithm
-from sinergym_trainer.checkpointing import CheckpointCallback
-from sinergym_trainer.checkpoints import Checkpoint, Checkpoints, is_checkpoint, newest
 from sinergym_trainer.environments import (
     EnvironmentSpec,
     closing,
     episode_returns,
     make_vector,
+    normalization,
 )
 from sinergym_trainer.errors import ModelUnusable, TrainerError
-from sinergym_trainer.values import RunPeriod
+from sinergym_trainer.models import checkpoints
+from sinergym_trainer.models.checkpoints import Checkpoint, Checkpoints, is_checkpoint, newest
+from sinergym_trainer.options.values import RunPeriod
+from sinergym_trainer.training.checkpointing import CheckpointCallback
 
 SAC_SMALL: dict[str, Any] = {"buffer_size": 60, "learning_starts": 10, "batch_size": 16}
 PPO_SMALL: dict[str, Any] = {"n_steps": 32, "batch_size": 16}

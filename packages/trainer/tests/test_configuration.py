@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sinergym_trainer.cli import train_app
-from sinergym_trainer.configuration import PREFIX, Configuration, as_yaml, flags_table
 from sinergym_trainer.errors import InvalidOptions
 from sinergym_trainer.options import Options
-from sinergym_trainer.values import RunPeriod, write_yaml
+from sinergym_trainer.options.configuration import PREFIX, Configuration, as_yaml, flags_table
+from sinergym_trainer.options.values import RunPeriod, write_yaml
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- flags: begin -->\n", "<!-- flags: end -->"
@@ -270,10 +270,10 @@ def test_a_wrong_variable_is_one_line(name: str, value: str, said: str) -> None:
 
 
 def test_the_readmes_table_is_that_of_the_code() -> None:
-    """`python -m sinergym_trainer.configuration` prints what belongs between the markers."""
+    """`python -m sinergym_trainer.options.configuration` prints what is between the markers."""
     written = README.read_text().partition(BEGIN)[2].partition(END)[0]
 
     assert written == flags_table(), (
-        "put the output of `python -m sinergym_trainer.configuration` between the markers"
+        "put the output of `python -m sinergym_trainer.options.configuration` between the markers"
     )
     assert all(f"| `--{field.name}`" in written for field in dataclasses.fields(Options))

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sinergym_trainer.display import PREFIX, Display, printable
+from sinergym_trainer.process.display import PREFIX, Display, printable
 
 TRAINING = """
 import sys, time
-from sinergym_trainer.display import Display
+from sinergym_trainer.process.display import Display
 
 with Display.open(5_000, 10, interval=0.2) as display:
     for step in range(1, 5_001):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sinergym_trainer.energyplus import find_energyplus, prepare, quick_torch, quieten
+from sinergym_trainer.environments.energyplus import find_energyplus, prepare, quick_torch, quieten
 from sinergym_trainer.errors import EnergyPlusFailed, EnergyPlusMissing
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
@@ -210,7 +210,7 @@ def test_what_an_environment_returns_stays_the_same(tmp_path: Path) -> None:
 _RECORD = """
 import pickle, sys
 from pathlib import Path
-from sinergym_trainer.energyplus import find_energyplus, prepare
+from sinergym_trainer.environments.energyplus import find_energyplus, prepare
 find_energyplus()
 import gymnasium as gym, sinergym
 config = {"runperiod": (1, 1, 1991, 2, 1, 1991)}

@@ -22,7 +22,7 @@ from sinergym_trainer.environments import (
     variables,
 )
 from sinergym_trainer.errors import EnergyPlusFailed, InvalidOptions
-from sinergym_trainer.values import RunPeriod
+from sinergym_trainer.options.values import RunPeriod
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
 ONE_DAY = RunPeriod.parse("1/1-1/1")

@@ -19,21 +19,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sinergym_trainer import models, report
-from sinergym_trainer.baselines import RuleAgent, check_rule, ruled
-from sinergym_trainer.catalogue import ENVIRONMENTS
-from sinergym_trainer.checkpoints import Checkpoints
+from sinergym_trainer import models
 from sinergym_trainer.environments import EnvironmentSpec, closing, make_vector
+from sinergym_trainer.environments.catalogue import ENVIRONMENTS
+from sinergym_trainer.environments.normalization import Statistics
 from sinergym_trainer.errors import InvalidOptions, ModelUnusable, OutputUnusable, TrainerError
-from sinergym_trainer.evaluating import evaluate
-from sinergym_trainer.evaluation import Episode, Evaluator, Request, Totals
+from sinergym_trainer.evaluation import report
+from sinergym_trainer.evaluation.baselines import RuleAgent, check_rule, ruled
+from sinergym_trainer.evaluation.episodes import Episode, Totals
+from sinergym_trainer.evaluation.evaluating import evaluate
+from sinergym_trainer.evaluation.process import Evaluator, Request
+from sinergym_trainer.evaluation.report import Measured, Report
 from sinergym_trainer.models import Card
-from sinergym_trainer.normalization import Statistics
+from sinergym_trainer.models.checkpoints import Checkpoints
 from sinergym_trainer.options import EvalOptions, Options
-from sinergym_trainer.origin import options_of
-from sinergym_trainer.planning import check
-from sinergym_trainer.report import Measured, Report
-from sinergym_trainer.values import RunPeriod
+from sinergym_trainer.options.values import RunPeriod
+from sinergym_trainer.training.origin import options_of
+from sinergym_trainer.training.planning import check
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
 STOCHASTIC = "Eplus-5zone-hot-continuous-stochastic-v1"

@@ -16,20 +16,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sinergym_trainer import normalization
 from sinergym_trainer.algorithms import ALGORITHMS, find_algorithm
-from sinergym_trainer.environments import EnvironmentSpec, closing, make_vector
+from sinergym_trainer.environments import EnvironmentSpec, closing, make_vector, normalization
+from sinergym_trainer.environments.normalization import Statistics
 from sinergym_trainer.errors import EvaluationFailed, ModelUnusable
-from sinergym_trainer.evaluation import (
-    Evaluation,
-    Evaluator,
-    ModelAgent,
-    Request,
-    Totals,
-    run_episode,
-)
-from sinergym_trainer.normalization import Statistics
-from sinergym_trainer.values import RunPeriod
+from sinergym_trainer.evaluation.episodes import ModelAgent, Totals, run_episode
+from sinergym_trainer.evaluation.process import Evaluation, Evaluator, Request
+from sinergym_trainer.options.values import RunPeriod
 
 SPEC = EnvironmentSpec(
     id="Eplus-5zone-hot-continuous-stochastic-v1",

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from sinergym_trainer.checkpoints import newest
 from sinergym_trainer.errors import InvalidOptions, OutputUnusable
+from sinergym_trainer.models.checkpoints import newest
 from sinergym_trainer.options import Options
+from sinergym_trainer.options.values import RunPeriod
 from sinergym_trainer.training import Result, train
-from sinergym_trainer.values import RunPeriod
 
 pytestmark = pytest.mark.slow  # real trainings
 
@@ -220,7 +220,10 @@ def workers_of(pid: int) -> list[int]:
     found = []
     for child in children:
         with contextlib.suppress(OSError):  # one that has just ended
-            if b"sinergym_trainer.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if (
+                b"sinergym_trainer.environments.worker"
+                in Path(f"/proc/{child}/cmdline").read_bytes()
+            ):
                 found.append(int(child))
     return found
 
@@ -253,7 +256,7 @@ def test_energyplus_that_cannot_start_is_one_line(tmp_path: Path) -> None:
     """With what EnergyPlus says of it, exit code 1, within seconds."""
     code = (
         "import json, pathlib, sys\n"
-        "from sinergym_trainer.energyplus import find_energyplus\n"
+        "from sinergym_trainer.environments.energyplus import find_energyplus\n"
         "find_energyplus()\n"
         "import gymnasium, sinergym\n"
         "from sinergym.utils.constants import PKG_DATA_PATH\n"

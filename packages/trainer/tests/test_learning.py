@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sinergym_trainer.environments.normalization import Statistics
 from sinergym_trainer.errors import InvalidOptions, ModelUnusable
-from sinergym_trainer.evaluating import evaluate
+from sinergym_trainer.evaluation.evaluating import evaluate
 from sinergym_trainer.models import Card
-from sinergym_trainer.normalization import Statistics
 from sinergym_trainer.options import EvalOptions, Options
-from sinergym_trainer.planning import check
+from sinergym_trainer.options.values import RunPeriod
 from sinergym_trainer.training import Result, train
-from sinergym_trainer.values import RunPeriod
+from sinergym_trainer.training.planning import check
 
 pytestmark = pytest.mark.slow  # the import of PyTorch alone takes seconds
 
@@ -247,7 +247,7 @@ def test_two_environments_fill_one_buffer(run: Run) -> None:
     assert (result.episodes, result.timesteps) == (2, 2 * STEPS)
     assert len(set(result.episode_rewards)) == 2
     (path,) = (result.output / "checkpoints").iterdir()
-    from sinergym_trainer.checkpoints import newest
+    from sinergym_trainer.models.checkpoints import newest
 
     found = newest(path)
     assert found
@@ -325,8 +325,8 @@ def test_flags_of_one_training(
     """Timesteps, name, threads, tables on the console, checkpoints, network, and notes."""
     import torch
 
-    from sinergym_trainer.checkpoints import newest
-    from sinergym_trainer.configuration import as_yaml
+    from sinergym_trainer.models.checkpoints import newest
+    from sinergym_trainer.options.configuration import as_yaml
 
     monkeypatch.chdir(tmp_path)
     options = replace(

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sinergym_trainer.algorithms import find_algorithm
-from sinergym_trainer.checkpoints import Checkpoints
+from sinergym_trainer.environments.normalization import Statistics
 from sinergym_trainer.errors import ModelUnusable
 from sinergym_trainer.models import Card, find, save
-from sinergym_trainer.normalization import Statistics
+from sinergym_trainer.models.checkpoints import Checkpoints
 from sinergym_trainer.outputs import connect, upload_tree
 
 CARD = Card(

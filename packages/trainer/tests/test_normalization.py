@@ -12,11 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from sinergym_trainer import normalization
-from sinergym_trainer.environments import EnvironmentSpec, closing, make_environment, make_vector
+from sinergym_trainer.environments import (
+    EnvironmentSpec,
+    closing,
+    make_environment,
+    make_vector,
+    normalization,
+)
+from sinergym_trainer.environments.normalization import Statistics
 from sinergym_trainer.errors import ModelUnusable
-from sinergym_trainer.normalization import Statistics
-from sinergym_trainer.values import RunPeriod
+from sinergym_trainer.options.values import RunPeriod
 
 SOME = Statistics(mean=np.array([1.0, -2.0]), variance=np.array([4.0, 0.0]), count=7.0)
 _FINITE = st.floats(-1e12, 1e12)

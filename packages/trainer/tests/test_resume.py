@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sinergym_trainer.checkpoints import newest
+from sinergym_trainer.environments.normalization import Statistics
 from sinergym_trainer.errors import ModelUnusable
-from sinergym_trainer.normalization import Statistics
+from sinergym_trainer.models.checkpoints import newest
 from sinergym_trainer.options import Options
+from sinergym_trainer.options.values import RunPeriod
 from sinergym_trainer.training import Result, train
-from sinergym_trainer.values import RunPeriod
 
 pytestmark = pytest.mark.slow  # real trainings
 

@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinergym_trainer.environments import EnvironmentSpec, closing, make_environment
-from sinergym_trainer.errors import InvalidOptions
-from sinergym_trainer.rewards import (
+from sinergym_trainer.environments.rewards import (
     COST_PATH,
     REWARDS,
     check_reward,
@@ -25,7 +24,8 @@ from sinergym_trainer.rewards import (
     reward_class,
     reward_parameters,
 )
-from sinergym_trainer.values import RunPeriod
+from sinergym_trainer.errors import InvalidOptions
+from sinergym_trainer.options.values import RunPeriod
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
 ONE_DAY = RunPeriod.parse("1/1-1/1")

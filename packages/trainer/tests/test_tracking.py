@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from sinergym_trainer.errors import InvalidOptions, OutputUnusable, TrainerError
 from sinergym_trainer.options import Options
+from sinergym_trainer.options.values import RunPeriod
 from sinergym_trainer.tracking import (
     NAME,
     ServedModel,
@@ -37,7 +38,6 @@ from sinergym_trainer.tracking import (
     without_credentials,
 )
 from sinergym_trainer.tracking.spool import Head, Metric, NoSpool, Spool
-from sinergym_trainer.values import RunPeriod
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

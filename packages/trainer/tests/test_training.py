@@ -10,9 +10,9 @@ import pytest
 
 from sinergym_trainer.errors import InvalidOptions
 from sinergym_trainer.options import Options
-from sinergym_trainer.planning import check
+from sinergym_trainer.options.values import RunPeriod
 from sinergym_trainer.training import train
-from sinergym_trainer.values import RunPeriod
+from sinergym_trainer.training.planning import check
 
 CONTINUOUS = "Eplus-5zone-hot-continuous-v1"
 DAY = RunPeriod.parse("1/1-1/1")
@@ -230,6 +230,8 @@ def test_the_log_is_readable(trained: Any) -> None:
             "--normalize_action",
         ),
         ({"tensorboard": "s3://bucket/path"}, "gs://BUCKET/PATH"),
+        ({"reward": "square"}, "exponential"),
+        ({"reward_kwargs": {"no": 1}}, "'no'"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_starts(

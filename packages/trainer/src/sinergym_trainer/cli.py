@@ -18,9 +18,9 @@ from typing import NoReturn
 
 from cyclopts import App, CycloptsError
 
-from sinergym_trainer.configuration import Configuration
 from sinergym_trainer.errors import EnergyPlusFailed, InvalidOptions, TrainerError
 from sinergym_trainer.options import EvalOptions, Options
+from sinergym_trainer.options.configuration import Configuration
 
 
 def train_app(configuration: Configuration) -> App:
@@ -108,7 +108,7 @@ def _sync(folder: Path, /, *, tracking_uri: str | None = None) -> None:
 
 
 def _evaluate(options: EvalOptions) -> int:
-    from sinergym_trainer.evaluating import evaluate
+    from sinergym_trainer.evaluation.evaluating import evaluate
 
     report = evaluate(options)
     return 128 + report.stopped_by if report.stopped_by else 0

@@ -19,8 +19,8 @@ import gymnasium
 import pytest
 import torch
 
-from sinergym_trainer.checkpoints import Checkpoints, from_bucket, newest
 from sinergym_trainer.errors import InvalidOptions, ModelUnusable, TrainerError
+from sinergym_trainer.models.checkpoints import Checkpoints, from_bucket, newest
 from sinergym_trainer.outputs import (
     Downloaded,
     DownloadFailed,

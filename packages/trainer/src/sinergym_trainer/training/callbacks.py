@@ -6,7 +6,6 @@ the learning has recorded since (losses, at a step that is not theirs).
 """
 
 import contextlib
-import json
 import math
 import tempfile
 import time
@@ -20,10 +19,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HumanOutputFormat, Logger
 
 from sinergym_trainer.errors import EvaluationFailed
-from sinergym_trainer.evaluation import Evaluation, Evaluator, Request
+from sinergym_trainer.evaluation.process import Evaluation, Evaluator, Request
+from sinergym_trainer.process.progress import ProgressFile
 
 if TYPE_CHECKING:
-    from sinergym_trainer.normalization import Statistics
+    from sinergym_trainer.environments.normalization import Statistics
 
 Say = Callable[[str], None]
 Show = Callable[[int, int, float | None, float | None, float | None], None]
@@ -31,32 +31,6 @@ Show = Callable[[int, int, float | None, float | None, float | None], None]
 
 _STEPS_BETWEEN_LOOKS = 64
 _EPISODES_OF_MEAN = 100  # as Stable-Baselines3's rollout/ep_rew_mean
-
-
-class ProgressFile:
-    """The file `SINERGYM_PROGRESS`, replaced as a whole, at most once a second unless forced.
-
-    Args:
-        path: the file, or None to write nothing.
-        constant: members that do not change.
-    """
-
-    def __init__(self, path: Path | None, constant: Mapping[str, object]) -> None:
-        self._path = path
-        self._constant = dict(constant)
-        self._next = 0.0
-
-    def write(self, members: Callable[[], Mapping[str, object]], *, force: bool = False) -> None:
-        """Replace the file with the constant members and these, if it is time to."""
-        now = time.monotonic()
-        if self._path is None or (now < self._next and not force):
-            return
-        self._next = now + 1.0
-        temporary = self._path.with_name(self._path.name + ".tmp")
-        # A progress file that cannot be written is no reason to end a training.
-        with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps({**self._constant, **members()}), encoding="utf-8")
-            temporary.replace(self._path)
 
 
 class EpisodeCallback(BaseCallback):

@@ -23,7 +23,7 @@ anyone else knows.
 
 from typing import Any
 
-from sinergym_trainer.catalogue import ENVIRONMENTS, with_actions
+from sinergym_trainer.environments.catalogue import ENVIRONMENTS, with_actions
 from sinergym_trainer.errors import InvalidOptions
 
 RANDOM, RULE_BASED = "random", "rule-based"

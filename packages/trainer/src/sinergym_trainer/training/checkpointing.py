@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sinergym_trainer.checkpoints import Checkpoints
 from sinergym_trainer.errors import one_line
+from sinergym_trainer.models.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
-    from sinergym_trainer.normalization import Statistics
+    from sinergym_trainer.environments.normalization import Statistics
 
 
 class CheckpointCallback(BaseCallback):

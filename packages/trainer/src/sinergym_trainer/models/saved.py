@@ -27,7 +27,7 @@ from sinergym_trainer.errors import ModelUnusable, one_line
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-    from sinergym_trainer.normalization import Statistics
+    from sinergym_trainer.environments.normalization import Statistics
 
 MODEL = "model.zip"
 BEST = "best_model/best_model.zip"
@@ -259,7 +259,7 @@ def _in_file(path: Path, shown: str) -> Found:
 
 def _with_card(model: Path, source: str, checkpoints: Path | None) -> Found:
     """The card beside a model, and its statistics; those beside a foreign zip are another's."""
-    from sinergym_trainer.normalization import Statistics
+    from sinergym_trainer.environments.normalization import Statistics
 
     card = statistics = None
     if model.name in _OURS or not any((model.parent / name).exists() for name in _OURS):

@@ -10,12 +10,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sinergym_trainer import checkpoints, models
-from sinergym_trainer.checkpoints import Checkpoint
+from sinergym_trainer import models
 from sinergym_trainer.errors import InvalidOptions, ModelUnusable
-from sinergym_trainer.models import Found
+from sinergym_trainer.models import Found, checkpoints
+from sinergym_trainer.models.checkpoints import Checkpoint
 from sinergym_trainer.options import Options
-from sinergym_trainer.planning import Plan
+from sinergym_trainer.training.planning import Plan
 
 _FREE = frozenset(
     (

@@ -3,7 +3,7 @@
 `Configuration` is a source of values for cyclopts: it gives each flag that the command line lacks
 the text of its variable (`SINERGYM_TRAIN_SEED` for `--seed`), or that of the file of `--config`.
 All texts, whatever their source, are read by the flag's own reader, so that they mean the same.
-`python -m sinergym_trainer.configuration` prints the README's table of flags.
+`python -m sinergym_trainer.options.configuration` prints the README's table of flags.
 """
 
 import difflib
@@ -21,8 +21,8 @@ import yaml
 from cyclopts import App, Argument, ArgumentCollection, Token
 
 from sinergym_trainer.errors import InvalidOptions
-from sinergym_trainer.options import MAPPINGS, EvalOptions, Options
-from sinergym_trainer.values import Loader, RunPeriod, Settings, write_yaml
+from sinergym_trainer.options.flags import MAPPINGS, EvalOptions, Options
+from sinergym_trainer.options.values import Loader, RunPeriod, Settings, write_yaml
 
 PREFIX = "SINERGYM_TRAIN_"
 """Of the environment variables."""

@@ -3,8 +3,6 @@
 All of it is cheap: no simulator, no PyTorch, no network.
 """
 
-import contextlib
-import importlib.metadata
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,17 +11,11 @@ from pathlib import Path
 
 from sinergym_trainer.algorithms import Algorithm, find_algorithm
 from sinergym_trainer.board import Destination, destination
-from sinergym_trainer.catalogue import Environment, resolve
 from sinergym_trainer.environments import EnvironmentSpec
-from sinergym_trainer.errors import InvalidOptions, OutputUnusable
+from sinergym_trainer.environments.catalogue import Environment, resolve
+from sinergym_trainer.errors import InvalidOptions
 from sinergym_trainer.options import Options
-
-DEFAULT_BUCKET = "experiments-storage"
-
-_PACKAGES = (
-    *("sinergym-trainer", "sinergym", "stable-baselines3", "sb3-contrib", "torch", "gymnasium"),
-    "pyenergyplus-lbnl",
-)
+from sinergym_trainer.process.surroundings import DEFAULT_BUCKET, default_threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,52 +130,3 @@ def run_name(plan: Plan, now: datetime) -> str:
     if experiment := os.environ.get("SINERGYM_EXPERIMENT"):
         parts.append(experiment)
     return f"{'-'.join(parts)}({now:%Y-%m-%d_%H-%M-%S})"
-
-
-def make_output_folder(name: str) -> Path:
-    """Make `$SINERGYM_OUTPUT`, or a new folder in the working directory with the run's name.
-
-    A new one gets a number behind its name when that is taken.
-
-    Raises:
-        OutputUnusable: it cannot be made.
-    """
-    given = os.environ.get("SINERGYM_OUTPUT")
-    wanted = Path(given) if given else Path.cwd() / name
-    try:
-        if given:
-            wanted.mkdir(parents=True, exist_ok=True)
-            return wanted.absolute()
-        return _make_new(wanted)
-    except OSError as error:
-        advice = "" if given else "; SINERGYM_OUTPUT names another folder"
-        raise OutputUnusable(
-            f"the output folder cannot be made: {error.strerror}: {wanted}{advice}"
-        ) from error
-
-
-def default_threads() -> int:
-    """PyTorch's threads when nobody says how many: OMP_NUM_THREADS, else 1."""
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(given) if given.isdecimal() and int(given) > 0 else 1
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on, by package."""
-    found = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
-
-
-def _make_new(wanted: Path) -> Path:
-    number = 1
-    while True:
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return folder

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sinergym_trainer import errors
+from sinergym_trainer.environments.worker import Failed, receive, send, serve
 from sinergym_trainer.errors import EnergyPlusFailed, TrainerError
-from sinergym_trainer.worker import Failed, receive, send
 
 if TYPE_CHECKING:
-    from sinergym_trainer.environments import EnvironmentSpec
+    from sinergym_trainer.environments.making import EnvironmentSpec
 
 _MAKING = 300.0
 """Seconds that a worker may take to import all and to make its environment."""
@@ -91,7 +91,7 @@ class _Worker:
         self._unread = 0
         ours, theirs = Pipe()
         with theirs:
-            call = "import sys; from sinergym_trainer.worker import serve; serve(int(sys.argv[1]))"
+            call = f"import sys; from {serve.__module__} import serve; serve(int(sys.argv[1]))"
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", call, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],

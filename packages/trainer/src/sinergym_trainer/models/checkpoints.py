@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.buffers import ReplayBuffer
 
     from sinergym_trainer.algorithms import Algorithm
-    from sinergym_trainer.normalization import Statistics
+    from sinergym_trainer.environments.normalization import Statistics
 
 SCHEMA = 1
 FOLDER = "checkpoints"
@@ -117,7 +117,7 @@ class Checkpoint:
         """The statistics of the observations as of the checkpoint, or None."""
         if _STATISTICS not in self.members:
             return None
-        from sinergym_trainer.normalization import Statistics
+        from sinergym_trainer.environments.normalization import Statistics
 
         with tempfile.TemporaryDirectory(prefix="sinergym-checkpoint-") as folder:
             self.extract_model(Path(folder))
@@ -153,7 +153,7 @@ class Checkpoint:
                 f"{self.path} has the replay buffer of {self.n_envs} environments, and these are"
                 f" {env.num_envs}: resume with --n_envs {self.n_envs}"
             )
-        from sinergym_trainer import normalization
+        from sinergym_trainer.environments import normalization
 
         statistics = self.statistics()
         if statistics is not None:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sinergym_trainer.algorithms import find_algorithm
-from sinergym_trainer.baselines import RANDOM, RULE_BASED, RandomAgent, RuleAgent, check_rule
-from sinergym_trainer.catalogue import resolve
 from sinergym_trainer.environments import EnvironmentSpec, closing, make_environment
+from sinergym_trainer.environments.catalogue import resolve
 from sinergym_trainer.errors import (
     InvalidOptions,
     ModelUnusable,
@@ -27,23 +26,30 @@ from sinergym_trainer.errors import (
     explaining_disk,
     one_line,
 )
-from sinergym_trainer.evaluation import Agent, ModelAgent, run_episode
+from sinergym_trainer.evaluation.baselines import (
+    RANDOM,
+    RULE_BASED,
+    RandomAgent,
+    RuleAgent,
+    check_rule,
+)
+from sinergym_trainer.evaluation.episodes import Agent, ModelAgent, run_episode
+from sinergym_trainer.evaluation.report import ALL, EPISODES, MONTHS, Measured, Report, show
 from sinergym_trainer.models import SCHEMA as CARD_SCHEMA
 from sinergym_trainer.models import Card, find
 from sinergym_trainer.options import BASELINES, EvalOptions
-from sinergym_trainer.planning import (
+from sinergym_trainer.options.values import RunPeriod
+from sinergym_trainer.process.stopping import Stop, stopping
+from sinergym_trainer.process.surroundings import (
     DEFAULT_BUCKET,
     default_threads,
     make_output_folder,
     versions,
 )
-from sinergym_trainer.report import ALL, EPISODES, MONTHS, Measured, Report, show
-from sinergym_trainer.stopping import Stop, stopping
-from sinergym_trainer.values import RunPeriod
 
 if TYPE_CHECKING:
-    from sinergym_trainer.checkpoints import Checkpoint
-    from sinergym_trainer.normalization import Statistics
+    from sinergym_trainer.environments.normalization import Statistics
+    from sinergym_trainer.models.checkpoints import Checkpoint
     from sinergym_trainer.tracking import Tracker
 
 Say = Callable[[str], None]
@@ -128,7 +134,7 @@ def _find_subject(options: EvalOptions, scratch: Path) -> _Subject:
     found = find(options.model, scratch, prefer_best=True)
     model, card, statistics_, algorithm = found.model, found.card, found.statistics, None
     if model is None and found.checkpoints is not None:
-        from sinergym_trainer.checkpoints import newest
+        from sinergym_trainer.models.checkpoints import newest
 
         checkpoint = newest(found.checkpoints)
         if checkpoint is None:
@@ -327,7 +333,7 @@ class _Progress:
     """The file `SINERGYM_PROGRESS`, as a training writes it."""
 
     def __init__(self, episodes: int, steps: int, tracker: "Tracker | None") -> None:
-        from sinergym_trainer.callbacks import ProgressFile
+        from sinergym_trainer.process.progress import ProgressFile
 
         path = os.environ.get("SINERGYM_PROGRESS")
         self._file = ProgressFile(Path(path) if path else None, {"versions": versions()})

@@ -14,21 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sinergym_trainer.errors import InvalidOptions, ModelUnusable, one_line
-from sinergym_trainer.hyperparameters import (
+from sinergym_trainer.algorithms.hyperparameters import (
     LATE,
     arguments,
     check_words,
     replace_late,
     unwrap_noise,
 )
-from sinergym_trainer.policies import check_policy_kwargs, with_classes
+from sinergym_trainer.algorithms.policies import check_policy_kwargs, with_classes
+from sinergym_trainer.environments.catalogue import Actions, fitting, with_actions
+from sinergym_trainer.errors import InvalidOptions, ModelUnusable, one_line
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
-
-Actions = Literal["continuous", "discrete", "multidiscrete"]
-"""A kind of action space: Box, Discrete or MultiDiscrete."""
 
 _ROLLOUTS = (
     "learning_rate", "n_steps", "gamma", "gae_lambda", "use_sde", "sde_sample_freq",
@@ -246,15 +244,13 @@ class Algorithm:
         return getattr(stable_baselines3, self.name)
 
     def _misfit(self, actions: Actions, where: str) -> str:
-        from sinergym_trainer import catalogue
-
-        fitting = [other.name for other in ALGORITHMS.values() if actions in other.actions]
-        twin = catalogue.with_actions(where, self.actions)
-        able = catalogue.fitting(self.actions)
+        names = [other.name for other in ALGORITHMS.values() if actions in other.actions]
+        twin = with_actions(where, self.actions)
+        able = fitting(self.actions)
         others = [twin] if twin else difflib.get_close_matches(where, able, n=2, cutoff=0.0)
         return (
             f"{self.name} acts on {' and '.join(sorted(self.actions))} actions, and those of"
-            f" {where} are {actions}: for this environment take {', '.join(fitting)};"
+            f" {where} are {actions}: for this environment take {', '.join(names)};"
             f" or take {' or '.join(others)}"
         )
 

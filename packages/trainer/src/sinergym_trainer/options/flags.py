@@ -16,8 +16,7 @@ from typing import Annotated, Any, get_type_hints
 from cyclopts import Group, Parameter, Token
 
 from sinergym_trainer.errors import InvalidOptions
-from sinergym_trainer.rewards import check_reward
-from sinergym_trainer.values import RunPeriod, Settings, read_yaml
+from sinergym_trainer.options.values import RunPeriod, Settings, read_yaml
 
 BASELINES = ("random", "rule-based")
 """What `sinergym-eval --model` takes instead of a model."""
@@ -514,7 +513,6 @@ class Options:
         _check(self)
         if self.timesteps is not None and self.episodes != 1:
             raise InvalidOptions("give --episodes or --timesteps, not both")
-        check_reward(self.reward, self.reward_kwargs, self.energy_weight)
 
     def hyperparameters(self) -> dict[str, Any]:
         """The hyperparameters that were given, by name; `action_noise` and `sigma` too."""

@@ -8,12 +8,12 @@ import difflib
 import importlib.metadata
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from sinergym_trainer.errors import InvalidOptions
 
-if TYPE_CHECKING:
-    from sinergym_trainer.algorithms import Actions
+Actions = Literal["continuous", "discrete", "multidiscrete"]
+"""A kind of action space: Box, Discrete or MultiDiscrete."""
 
 DEMO = "Eplus-demo-v1"
 
@@ -70,7 +70,7 @@ class Environment:
     """An environment's id of today; `note` says so when another one was asked for."""
 
     id: str
-    actions: "Actions"
+    actions: Actions
     steps: int | None = None
     """Timesteps of an episode, if the run period is not changed; None when only Sinergym knows."""
     note: str = ""
@@ -102,12 +102,12 @@ def resolve(name: str) -> Environment:
     raise InvalidOptions(f"unknown environment {name!r}: {listed}")
 
 
-def fitting(actions: frozenset["Actions"]) -> tuple[str, ...]:
+def fitting(actions: frozenset[Actions]) -> tuple[str, ...]:
     """All ids whose actions are of one of these kinds."""
     return tuple(name for name in ENVIRONMENTS if _actions(name) in actions)
 
 
-def with_actions(name: str, actions: frozenset["Actions"]) -> str | None:
+def with_actions(name: str, actions: frozenset[Actions]) -> str | None:
     """The same building and climate with actions of another kind, or None."""
     swapped = name.replace("-continuous", "-discrete")
     if swapped == name:
@@ -116,7 +116,7 @@ def with_actions(name: str, actions: frozenset["Actions"]) -> str | None:
     return swapped if fits else None
 
 
-def _actions(name: str) -> "Actions":
+def _actions(name: str) -> Actions:
     if "-discrete" not in name:
         return "continuous"
     return "multidiscrete" if name.startswith("Eplus-radiant-") else "discrete"

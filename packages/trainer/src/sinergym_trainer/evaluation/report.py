@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from sinergym_trainer.evaluation import Episode, Totals, spread
+from sinergym_trainer.evaluation.episodes import Episode, Totals, spread
 
 EPISODES, MONTHS, ALL = "evaluation.csv", "evaluation_months.csv", "evaluation.json"
 """The files of the results."""

@@ -62,7 +62,7 @@ def serve(descriptor: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection: Connection[Any, Any] = Connection(descriptor)
     with contextlib.suppress(EOFError, ConnectionError):
-        from sinergym_trainer.environments import closing, is_new, make_unwatched
+        from sinergym_trainer.environments.making import closing, is_new, make_unwatched
 
         number, spec, folder, monitor = receive(connection)
         keep_to_one_core(number)

@@ -21,32 +21,34 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from sinergym_trainer import checkpoints, models, normalization, tracking
+from sinergym_trainer import models, tracking
 from sinergym_trainer.algorithms import whole_units
 from sinergym_trainer.board import BoardCallback
-from sinergym_trainer.callbacks import EpisodeCallback, EvaluationCallback, ProgressFile
-from sinergym_trainer.checkpointing import CheckpointCallback
-from sinergym_trainer.display import Display, say_plainly
-from sinergym_trainer.energyplus import quick_torch
 from sinergym_trainer.environments import (
     closing,
     episode_returns,
     make_vector,
+    normalization,
     steps_per_episode,
     variables,
 )
+from sinergym_trainer.environments.energyplus import quick_torch
+from sinergym_trainer.environments.normalization import Statistics
 from sinergym_trainer.errors import ModelUnusable
-from sinergym_trainer.evaluation import Evaluation, Evaluator
-from sinergym_trainer.loggers import make_logger
-from sinergym_trainer.models import Card
-from sinergym_trainer.normalization import Statistics
-from sinergym_trainer.origin import options_of
-from sinergym_trainer.planning import versions
-from sinergym_trainer.stopping import Stop
+from sinergym_trainer.evaluation.process import Evaluation, Evaluator
+from sinergym_trainer.models import Card, checkpoints
+from sinergym_trainer.process.display import Display, say_plainly
+from sinergym_trainer.process.progress import ProgressFile
+from sinergym_trainer.process.stopping import Stop
+from sinergym_trainer.process.surroundings import versions
 from sinergym_trainer.tracking import ServedModel, Tracker
+from sinergym_trainer.training.callbacks import EpisodeCallback, EvaluationCallback
+from sinergym_trainer.training.checkpointing import CheckpointCallback
+from sinergym_trainer.training.loggers import make_logger
+from sinergym_trainer.training.origin import options_of
 
 if TYPE_CHECKING:
-    from sinergym_trainer.training import Training
+    from sinergym_trainer.training.run import Training
 
 Say = Callable[[str], None]
 

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from sinergym_trainer.algorithms import check_device
 from sinergym_trainer.board import Destination
-from sinergym_trainer.configuration import as_yaml
-from sinergym_trainer.display import say_plainly
-from sinergym_trainer.energyplus import find_energyplus
+from sinergym_trainer.environments.energyplus import find_energyplus
 from sinergym_trainer.errors import ResultsNotStored, explaining_disk
 from sinergym_trainer.options import Options
-from sinergym_trainer.origin import Origin, find_origin
-from sinergym_trainer.planning import Plan, check, make_output_folder, run_name
-from sinergym_trainer.stopping import Stop, stopping
+from sinergym_trainer.options.configuration import as_yaml
+from sinergym_trainer.process.display import say_plainly
+from sinergym_trainer.process.stopping import Stop, stopping
+from sinergym_trainer.process.surroundings import make_output_folder
+from sinergym_trainer.training.origin import Origin, find_origin
+from sinergym_trainer.training.planning import Plan, check, run_name
 
 if TYPE_CHECKING:
-    from sinergym_trainer.evaluation import Evaluator
+    from sinergym_trainer.evaluation.process import Evaluator
 
 CONFIGURATION = "config.yaml"
 """What was asked for, in the output folder: `--config` takes it back."""
@@ -146,7 +147,7 @@ def _run(training: Training, stop: Stop, say: Say | None, tell: Say) -> Result:
         at_end.enter_context(_uploading(training, stop, tell))
         # Before the imports here: its own take as long.
         evaluator = at_end.enter_context(_evaluating(training))
-        from sinergym_trainer.learning import learn
+        from sinergym_trainer.training.learning import learn
 
         learned = learn(training, evaluator, stop=stop, say=say)
         tell(
@@ -212,7 +213,7 @@ def _evaluating(training: Training) -> "Iterator[Evaluator | None]":
     if not plan.options.evaluation:
         yield None
         return
-    from sinergym_trainer.evaluation import Evaluator
+    from sinergym_trainer.evaluation.process import Evaluator
 
     evaluator = Evaluator(
         replace(plan.spec, logger=False),

@@ -22,16 +22,16 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sinergym_trainer.energyplus import find_energyplus, prepare, quieten
-from sinergym_trainer.errors import InvalidOptions, TrainerError
-from sinergym_trainer.rewards import (
+from sinergym_trainer.environments.energyplus import find_energyplus, prepare, quieten
+from sinergym_trainer.environments.rewards import (
     COST_PATH,
     check_reward,
     energy_costs,
     reward_class,
     reward_parameters,
 )
-from sinergym_trainer.values import RunPeriod, Settings
+from sinergym_trainer.errors import InvalidOptions, TrainerError
+from sinergym_trainer.options.values import RunPeriod, Settings
 
 if TYPE_CHECKING:
     from stable_baselines3.common.monitor import Monitor
@@ -158,7 +158,7 @@ def make_unwatched(spec: EnvironmentSpec, folder: Path) -> Any:
     from sinergym.config import modeling
     from sinergym.utils.common import create_environment
 
-    from sinergym_trainer.weather import SeededWeather
+    from sinergym_trainer.environments.weather import SeededWeather
 
     quieten()
     registered = gymnasium.spec(spec.id).kwargs
@@ -215,8 +215,8 @@ def make_vector(
 
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-    from sinergym_trainer.normalization import EPSILON
-    from sinergym_trainer.vector import Workers
+    from sinergym_trainer.environments.normalization import EPSILON
+    from sinergym_trainer.environments.vector import Workers
 
     vec: VecEnv
     if n_envs == 1:
