@@ -303,7 +303,9 @@ def test_the_process_evaluates_and_survives_its_ends(
     pid = evaluator.pid
     assert pid
     os.kill(pid, signal.SIGKILL)
-    until(lambda: "State:\tZ" in status(pid), 10)
+    # Its first thread may be over before the others: it has ended when it can be waited for.
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    until(lambda: os.waitid(os.P_PID, pid, ended) is not None, 10)
     (tmp_path / "broken.zip").write_bytes(path.read_bytes()[:1000])
     broken = Request(
         timesteps=1, model=tmp_path / "broken.zip", algorithm="PPO", episodes=1, statistics=None

@@ -108,6 +108,7 @@ class _Learning:
         self._stop = stop
         self._said = say
         self._display: Display | None = None
+        self._tell_progress: Callable[[], None] = lambda: None
 
     def run(self) -> Learned:
         torch.set_num_threads(self._plan.threads)
@@ -223,7 +224,8 @@ class _Learning:
                 if evaluation:
                     evaluation.close()
                 model.logger.close()
-        watching.write_progress()  # now with the last evaluation
+        self._tell_progress = watching.write_progress
+        self._tell_progress()  # now with the last evaluation
         timesteps = int(model.num_timesteps)
         path = models.save(model, self._output, self._card(timesteps), normalization.of(vector))
         stopped = self._stop.signal
@@ -381,6 +383,8 @@ class _Learning:
                 artifacts=[path for path in stored if path.exists()],
                 model=self._served(model) if store else None,
             )
+            # The server may have answered for the first time only now.
+            self._tell_progress()
 
     def _served(self, model: BaseAlgorithm) -> ServedModel | None:
         path, statistics = self._output / models.MODEL, self._output / models.STATISTICS
