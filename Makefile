@@ -49,7 +49,7 @@ test: $(STAMP)  ## all tests
 	@$(RUN)pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-fast
-test-fast: $(STAMP)  ## the tests that take less than five seconds each
+test-fast: $(STAMP)  ## the tests that take less than two seconds or so each
 	@$(RUN)pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: check

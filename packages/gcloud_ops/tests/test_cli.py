@@ -387,6 +387,7 @@ def test_launch_to_the_end(
     assert f"{name}-0001  log " in table.out
 
 
+@pytest.mark.slow
 def test_new_name(ops: Run, named: str, clients: Clients) -> None:
     """The next free name is taken when asked for; experiments are named after it."""
     launch = ("sweep", "launch", "--name", named, "--command", "a", "--new-name")

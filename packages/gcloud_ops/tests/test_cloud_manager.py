@@ -61,6 +61,7 @@ def test_flags(manager: Run, clients: Clients, template: str, flags: tuple[str, 
     groups.delete_group(clients, name)
 
 
+@pytest.mark.slow
 def test_defaults(manager: Run, clients: Clients) -> None:
     """Zone, template and group are the original's when nothing is said."""
     spec = templates.TemplateSpec(name="sinergym-template", image="local/x:1")

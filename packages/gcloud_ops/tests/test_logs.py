@@ -125,6 +125,7 @@ def test_following_what_is_over_is_reading(clients: Clients) -> None:
     assert tails == {("over-0002", 1): b"b2\n"}
 
 
+@pytest.mark.slow
 def test_following_the_bucket_as_it_grows(clients: Clients, template: str) -> None:
     """Where no container can be asked the bucket is; a new attempt begins at its first byte."""
     deaf = Clients.connect(

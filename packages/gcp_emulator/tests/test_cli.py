@@ -84,6 +84,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_life_of_a_cloud(tmp_path: Path) -> None:
     """Serve, status, env, a second serve refused, wipe refused, stop; then nothing is left."""
     with serving(tmp_path, "--companion", COMPANION) as process:
@@ -159,6 +160,7 @@ def test_ends_when_idle(tmp_path: Path) -> None:
     assert not (tmp_path / "cloud.json").exists()
 
 
+@pytest.mark.slow
 def test_requests_and_instances_keep_it_up(tmp_path: Path) -> None:
     """An idle limit counts from the last request, and not while there is an instance."""
     with serving(tmp_path, "--idle-minutes", "0.01", "--boot-seconds", "0") as process:

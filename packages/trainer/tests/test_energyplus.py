@@ -78,6 +78,7 @@ def test_a_wrong_path_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         find_energyplus()
 
 
+@pytest.mark.slow
 def test_an_episode_ends_with_energyplus_and_silently(
     make: Make, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -149,6 +149,7 @@ async def test_another_path_needs_another_plan(settings: Settings, tmp_path: Pat
 
 
 @SIZES
+@pytest.mark.slow
 async def test_a_running_sweep_is_cancelled_by_its_name_and_then_deleted(
     size: tuple[int, int], settings: Settings, clients: Clients
 ) -> None:
@@ -273,6 +274,7 @@ async def test_no_connection_is_said_and_tried_again() -> None:
 
 
 @SIZES
+@pytest.mark.slow
 async def test_help_zoom_and_palette(size: tuple[int, int], settings: Settings) -> None:
     """They come and go with a key."""
     app = console(settings)

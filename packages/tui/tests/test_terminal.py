@@ -81,6 +81,7 @@ def flags(settings: Settings) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_hostile_output_reaches_no_terminal(settings: Settings, clients: Clients) -> None:
     """No clipboard, title, link or erase sequence of a container's; the terminal is left clean."""
     sweep = Sweep.of_commands("tty", ["true"])

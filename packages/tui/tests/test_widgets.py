@@ -186,6 +186,7 @@ async def test_the_log_is_bounded_and_stays_where_it_is_read() -> None:
         assert log.lines[int(log.scroll_y)] == top
 
 
+@pytest.mark.slow
 async def test_a_line_that_is_longer_than_the_panel_is_marked() -> None:
     """The mark says that there is more; scrolling to the right shows it."""
     app = Stage()

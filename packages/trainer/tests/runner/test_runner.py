@@ -86,6 +86,7 @@ def test_an_experiment_from_waiting_to_removed(cloud: Any, new_vm: NewVm) -> Non
     assert (vm.folder / "DRL_battery.py").exists()
 
 
+@pytest.mark.slow
 def test_a_failure_is_recorded_with_its_cause(cloud: Any, new_vm: NewVm) -> None:
     """A command that fails leaves code, signal, kind and a hint, and its VM goes."""
     ends = [
@@ -135,6 +136,7 @@ def test_a_command_that_cannot_be_started(cloud: Any, new_vm: NewVm) -> None:
     assert removal_of("quick-0001") in cloud.calls
 
 
+@pytest.mark.slow
 def test_patience_ends(cloud: Any, new_vm: NewVm) -> None:
     """Without a command the record says idle and how to send one, and the VM goes."""
     vm = new_vm(attributes={"sinergym-patience": "2"})

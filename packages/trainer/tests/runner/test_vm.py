@@ -182,6 +182,7 @@ def test_two_that_end_together(cloud: Any) -> None:
     assert "trying again" not in said
 
 
+@pytest.mark.slow
 def test_the_other_one_is_not_waited_for(cloud: Any) -> None:
     """A group that stays busy is left to who changes it: it may be waiting for this very VM."""
     cloud.compute_busy = 1000
