@@ -1,5 +1,6 @@
 """The table and the log by themselves, with made-up rows."""
 
+import pytest
 from textual.app import App, ComposeResult
 
 from sinergym_tui.rows import Cell, Column
