@@ -436,7 +436,7 @@ def test_tags_say_who_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_addresses_are_shown_without_credentials() -> None:
     """Whatever is before the last @ of the host goes."""
     assert without_credentials("https://u:p@ss@host:5000/a") == "https://host:5000/a"
-    assert without_credentials("sqlite:////tmp/a@b.db") == "sqlite:////tmp/a@b.db"
+    assert without_credentials("sqlite:////srv/a@b.db") == "sqlite:////srv/a@b.db"
 
 
 # With a real server.

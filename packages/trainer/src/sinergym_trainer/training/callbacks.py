@@ -284,7 +284,9 @@ class EvaluationCallback(BaseCallback):
             self._done += ended
             if due and not self._stop():
                 self._wait()
-                self._start()
+                # Still pending when the end was asked for meanwhile.
+                if not self._evaluator.pending:
+                    self._start()
         elif self.n_calls % _STEPS_BETWEEN_LOOKS == 0 and self._evaluator.pending:
             with self._reporting():
                 self._take(self._evaluator.poll())
