@@ -30,6 +30,8 @@ Show = Callable[[int, int, float | None, float | None, float | None], None]
 """`Display.progress`: timesteps, episodes, and the last, the mean and the best mean reward."""
 
 _STEPS_BETWEEN_LOOKS = 64
+_LAST_SECONDS = 3.0
+"""That a pending evaluation is waited for when the end was asked for."""
 _EPISODES_OF_MEAN = 100  # as Stable-Baselines3's rollout/ep_rew_mean
 
 
@@ -295,6 +297,10 @@ class EvaluationCallback(BaseCallback):
     def _on_training_end(self) -> None:
         if not self._stop():
             self._wait()
+            return
+        # One that is nearly done is worth a little of the time that is left.
+        deadline = time.monotonic() + _LAST_SECONDS
+        self._wait(lambda: time.monotonic() > deadline)
 
     def _start(self) -> None:
         # Counted before the update of the algorithm that may follow this step, as EvalCallback
@@ -314,9 +320,9 @@ class EvaluationCallback(BaseCallback):
         with self._reporting():
             self._evaluator.start(request)
 
-    def _wait(self) -> None:
+    def _wait(self, over: Callable[[], bool] | None = None) -> None:
         with self._reporting():
-            self._take(self._evaluator.wait(self._stop))
+            self._take(self._evaluator.wait(over or self._stop))
 
     def _take(self, evaluation: Evaluation | None) -> None:
         if evaluation is None:
