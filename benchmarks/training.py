@@ -14,8 +14,8 @@ that Sinergym wrote, its whole year.
 
 Two environments gain what is done beside each other: their simulation, and the choice of both
 actions in one pass. What SAC learns from a step of the vector costs the same as from one of a
-single environment; PPO learns from each timestep as often as before, in one process, and can gain
-less: its figure is here without a limit.
+single environment; PPO learns from each timestep as often as before, in one process, and gains
+less: it does not keep its limit yet.
 """
 
 import contextlib
@@ -110,7 +110,7 @@ def main() -> list[Figure]:
                 ratio("trainer", "bare", "b / a", 0.97),
                 ratio("trainer", "sinergym", "b / c", 1.0),
                 ratio("sac two", "sac", "--n_envs 2 / --n_envs 1, SAC (h / g)", 1.6),
-                ratio("two", "trainer", "--n_envs 2 / --n_envs 1, PPO (f / b)"),
+                ratio("two", "trainer", "--n_envs 2 / --n_envs 1, PPO (f / b)", 1.6),
                 ratio("trainer", "energyplus", "b / e"),
             ],
         ),
