@@ -135,6 +135,27 @@ class Clients:
         return self._compute_client(compute_v1.GlobalOperationsClient)
 
     @property
+    def region_operations(self) -> "compute_v1.RegionOperationsClient":
+        """The client of this name, built at its first use."""
+        from google.cloud import compute_v1
+
+        return self._compute_client(compute_v1.RegionOperationsClient)
+
+    @property
+    def addresses(self) -> "compute_v1.AddressesClient":
+        """The client of this name, built at its first use."""
+        from google.cloud import compute_v1
+
+        return self._compute_client(compute_v1.AddressesClient)
+
+    @property
+    def firewalls(self) -> "compute_v1.FirewallsClient":
+        """The client of this name, built at its first use."""
+        from google.cloud import compute_v1
+
+        return self._compute_client(compute_v1.FirewallsClient)
+
+    @property
     def storage(self) -> Any:
         """`google.cloud.storage.Client`."""
 
@@ -153,6 +174,53 @@ class Clients:
             return client
 
         return self._once("storage", build)
+
+    def api(self, name: str, version: str) -> Any:
+        """Google's client for an API that has none of its own over REST, by its discovery document.
+
+        Such as `api("sqladmin", "v1").instances().get(project=..., instance=...)`, which makes a
+        request for `execute`. For one thread: its connection (httplib2) can't be shared.
+
+        Args:
+            name: Of the API: `sqladmin`, `iam`, `cloudresourcemanager`, `secretmanager`...
+            version: Such as `v1`.
+        """
+
+        def build() -> Any:
+            from google_auth_httplib2 import AuthorizedHttp
+            from googleapiclient.discovery import build
+            from httplib2 import Http
+
+            http = Http(timeout=CALL_TIMEOUT)
+            return build(
+                name,
+                version,
+                http=AuthorizedHttp(self._credentials(), http=http),
+                client_options=self._client_options(),
+                static_discovery=True,
+                cache_discovery=False,
+            )
+
+        return self._once(f"{name} {version} {threading.get_ident()}", build)
+
+    def execute(
+        self, resource: str, request: Any, *, repeat: bool | None = None
+    ) -> dict[str, Any]:
+        """Send a request that `api` made; returns its reply.
+
+        Args:
+            resource: What it is about, such as `secret mlflow-admin`.
+            request: A `googleapiclient.http.HttpRequest`.
+            repeat: Whether it may be tried again while the cloud is unavailable; None: if it
+                only reads.
+
+        Raises:
+            GcloudOpsError: What the last try said.
+        """
+        if request.method == "GET" if repeat is None else repeat:
+            return cast("dict[str, Any]", self.call(resource, request.execute))
+        with translate(resource):
+            return cast("dict[str, Any]", request.execute())
 
     def call[T](self, resource: str, function: Callable[[], T]) -> T:
         """Call what may safely be repeated; try again while the cloud is unavailable.
@@ -212,7 +280,7 @@ class Clients:
     def wait(
         self, operation: "compute_v1.Operation", *, resource: str, timeout: float = 300.0
     ) -> None:
-        """Wait for the end of a zonal or global operation.
+        """Wait for the end of a zonal, regional or global operation.
 
         The clients' own `operation.result()` asks a client of Google's endpoint, whatever the
         endpoint: use the `*_unary` methods, and this.
@@ -248,8 +316,12 @@ class Clients:
     def _wait_call(
         self, operation: "compute_v1.Operation", resource: str, *, seconds: float
     ) -> "compute_v1.Operation":
-        scope = {"zone": operation.zone.rpartition("/")[2]} if operation.zone else {}
-        client: Any = self.zone_operations if scope else self.global_operations
+        client: Any = self.global_operations
+        scope: dict[str, str] = {}
+        if operation.zone:
+            client, scope = self.zone_operations, {"zone": operation.zone.rpartition("/")[2]}
+        elif operation.region:
+            client, scope = self.region_operations, {"region": operation.region.rpartition("/")[2]}
         request = {"project": self.project, "operation": operation.name, **scope}
         try:
             with translate(resource):
@@ -429,7 +501,9 @@ def _hint(kind: type[GcloudOpsError], code: str, text: str) -> str:
     key = code.replace("_", "").lower()
     if kind is CredentialsMissing:
         return _LOGIN
-    if key == "accessnotconfigured" or (kind is PermissionDenied and "has not been used" in text):
+    if key in {"accessnotconfigured", "servicedisabled"} or (
+        kind is PermissionDenied and "has not been used" in text
+    ):
         api = _API.search(text)
         return f"enable the API: `gcloud services enable {api[1] if api else 'API'}`"
     if kind is PermissionDenied:
@@ -458,6 +532,9 @@ def _translated(error: Exception, resource: str) -> GcloudOpsError | None:
         return kind(f"{resource}: {one_line(str(error))}", resource=resource)
     if isinstance(error, auth.GoogleAuthError):
         return _from_auth(error, resource)
+    http_error = getattr(sys.modules.get("googleapiclient.errors"), "HttpError", None)
+    if http_error and isinstance(error, http_error):
+        return _from_http(error, resource)
     if _is_of_network(error):
         return _unavailable(error, resource)
     return None
@@ -483,6 +560,20 @@ def _from_api(error: Any, resource: str) -> GcloudOpsError:
     return error_for_code(code, str(error.message), resource=resource, status=status)
 
 
+def _from_http(error: Any, resource: str) -> GcloudOpsError:
+    """The error of a client that `Clients.api` made."""
+    try:
+        content = json.loads(error.content)["error"]
+        entries = content.get("errors") or [{}]
+        # An API of the older kind gives a reason, one of the newer kind details or a status.
+        reasons = [one.get("reason", "") for one in content.get("details", [])]
+        code = str(entries[0].get("reason") or next(filter(None, reasons), "") or "")
+        text = str(content.get("message") or error.reason)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        code, text = "", str(error.reason)
+    return error_for_code(code, text, resource=resource, status=int(error.resp.status))
+
+
 def _from_auth(error: Any, resource: str) -> GcloudOpsError:
     from google.auth import exceptions as auth
 
@@ -505,6 +596,7 @@ def _is_of_network(error: Exception) -> bool:
         for module, name in (
             ("requests.exceptions", "RequestException"),
             ("urllib3.exceptions", "HTTPError"),
+            ("httplib2.error", "HttpLib2Error"),
             ("google.cloud.storage.exceptions", "InvalidResponse"),
             ("google.cloud.storage.exceptions", "DataCorruption"),
             ("google.protobuf.json_format", "ParseError"),  # a proxy's page in place of JSON
