@@ -160,9 +160,9 @@ class Clients:
         """`google.cloud.storage.Client`."""
 
         def build() -> Any:
-            from google.cloud import storage
+            from google.cloud.storage import Client
 
-            client = storage.Client(
+            client = Client(
                 project=self.project,
                 credentials=self._credentials(),
                 client_options=self._client_options(),
@@ -176,7 +176,7 @@ class Clients:
         return self._once("storage", build)
 
     def api(self, name: str, version: str) -> Any:
-        """Google's client for an API that has none of its own over REST, by its discovery document.
+        """A client, by its discovery document, for an API that has none of its own over REST.
 
         Such as `api("sqladmin", "v1").instances().get(project=..., instance=...)`, which makes a
         request for `execute`. For one thread: its connection (httplib2) can't be shared.
