@@ -4,7 +4,7 @@ catalogue       the ids of Sinergym 3.12, old ids, close matches      rewards  a
 making          EnvironmentSpec -> one environment, or a vector of several
 energyplus      find it; Sinergym's simulator made safe and quick
 weather         the same weathers again for the same seed
-vector, worker  several environments, each in a process of its own
+vector, worker  several environments: one in this process, each other one in its own
 normalization   the running statistics of observations
 """
 

@@ -186,7 +186,7 @@ def make_vector(
     monitor: Path | None = None,
     seed: int | None = None,
 ) -> "VecEnv":
-    """Make a vector of equal environments: one in this process, or each in its own.
+    """Make a vector of equal environments: the first in this process, each other one in its own.
 
     With normalization, mean and variance run over the observations of *all* environments: each
     step of the vector adds N of them at once, so they settle in fewer steps of the vector, and

@@ -1,10 +1,11 @@
-"""Several environments as one vector, each in a process of its own.
+"""Several environments as one vector: the first in this process, each other one in its own.
 
-Several EnergyPlus simulations in one process break each other. The processes are not made by
-`multiprocessing`, which imports the caller's main module again or forks a process with threads:
-each is a fresh Python that gets its end of a socket and calls `worker.serve`. The messages are
-those of Stable-Baselines3's `SubprocVecEnv`, all of which `Workers` keeps, but for the making, the
-ending, and what happens when one breaks.
+Several EnergyPlus simulations in one process break each other. The first is simulated here, as it
+is when there is only one: this process would else wait for the others, and it has the actions and
+wants the observations. The processes are not made by `multiprocessing`, which imports the caller's
+main module again or forks a process with threads: each is a fresh Python that gets its end of a
+socket and calls `worker.serve`. The messages are those of Stable-Baselines3's `SubprocVecEnv`, all
+of which `Workers` keeps, but for the making, the ending, and what happens when one breaks.
 """
 
 import contextlib
@@ -24,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sinergym_trainer import errors
-from sinergym_trainer.environments.worker import Failed, receive, send, serve
+from sinergym_trainer.environments.worker import Failed, Served, Start, receive, send, serve
 from sinergym_trainer.errors import EnergyPlusFailed, TrainerError
+from sinergym_trainer.process import cores
 
 if TYPE_CHECKING:
     from sinergym_trainer.environments.making import EnvironmentSpec
@@ -40,10 +42,11 @@ _ENDING = 30.0
 
 
 class Workers(SubprocVecEnv):
-    """Equal environments, each in a process of its own.
+    """Equal environments, the first in this process and each other one in its own.
 
-    A worker that raises or dies breaks the vector: what waits for it raises, and all that is left
-    to do is `close`, which always returns.
+    While it is open, the calling thread and the threads that it starts keep to one core, and each
+    worker to another one, if there are as many. What raises in an environment, or a worker that
+    dies, breaks the vector: all that is left to do is `close`, which always returns.
 
     Args:
         spec: what each environment is made of.
@@ -59,40 +62,102 @@ class Workers(SubprocVecEnv):
     ) -> None:
         self.waiting = False
         self.closed = False
-        self.remotes: list[_Worker] = []
+        names = [f"environment {number + 1} of {len(folders)}" for number, _ in enumerate(folders)]
+        own = _Own(names[0])
+        self.remotes: list[_Own | _Worker] = [own]
+        spins = len(folders) <= cores.number()
         try:
-            for number, _ in enumerate(folders):
-                self.remotes.append(_Worker(f"environment {number + 1} of {len(folders)}"))
-            for number, worker in enumerate(self.remotes):
-                worker.send((number, spec, folders[number], monitors[number]))
-            spaces = [worker.recv(_MAKING) for worker in self.remotes]
+            for name in names[1:]:
+                self.remotes.append(_Worker(name, spins=spins))
+            places = zip(self.remotes, folders, monitors, cores.choose(len(folders)), strict=True)
+            for remote, folder, monitor, core in places:
+                remote.send(
+                    Start(spec=spec, folder=folder, monitor=monitor, core=core, spins=spins)
+                )
+            spaces = [remote.recv(_MAKING) for remote in self.remotes]
             VecEnv.__init__(self, len(folders), *spaces[0])
         except BaseException:
             self.close()
             raise
+
+    @property
+    def workers(self) -> "list[subprocess.Popen[bytes]]":
+        """Their processes."""
+        return [remote.process for remote in self.remotes if isinstance(remote, _Worker)]
 
     def close(self) -> None:
         """Close the environments and end their processes, also those that do not answer."""
         if self.closed:
             return
         self.closed = True
-        for worker in self.remotes:
-            worker.ask_to_end()
+        # The workers first: they close beside this process's own.
+        for remote in reversed(self.remotes):
+            remote.ask_to_end()
         deadline = time.monotonic() + _ENDING
-        for worker in self.remotes:
-            worker.end(deadline)
+        for remote in self.remotes:
+            remote.end(deadline)
 
 
-class _Worker:
-    """One environment's process; to `SubprocVecEnv` it is the connection to it."""
+class _Own:
+    """This process's environment; to `SubprocVecEnv` it is a connection to one.
+
+    A command waits here until its answer is asked for: by then the others have theirs.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._command: Any = None
+        self._env: Any = None
+        self._served: Served | None = None
+
+    def send(self, message: Any) -> None:
+        """Take a command; one that nobody asked about, as a worker failed, is dropped."""
+        self._command = message
+
+    def recv(self, seconds: float | None = None) -> Any:  # noqa: ARG002 - as a worker's
+        """Do the command; returns its answer.
+
+        Raises:
+            TrainerError: it failed.
+            AttributeError: the environment has no such attribute.
+        """
+        try:
+            if self._served:
+                return self._served.answer(*self._command)
+            return self._make(self._command)
+        except Exception as error:
+            raise _error_of(Failed(error), self._name) from error
+
+    def ask_to_end(self) -> None:
+        """Close the environment: its simulation ends beside the others'."""
+        env, self._env = self._env, None
+        if env is not None:
+            env.close()
+
+    def end(self, deadline: float) -> None:  # noqa: ARG002 - as a worker's
+        """Give the cores back."""
+        cores.use_all()
+
+    def _make(self, start: Start) -> Any:
+        from sinergym_trainer.environments.making import make_environment
+
+        self._env = make_environment(start.spec, start.folder, monitor=start.monitor)
+        self._served = Served(self._env)
+        cores.keep_to(start.core)
+        return self._env.observation_space, self._env.action_space
+
+
+class _Worker:
+    """Another environment's process; to `SubprocVecEnv` it is the connection to it."""
+
+    def __init__(self, name: str, *, spins: bool) -> None:
+        self._name = name
+        self._spins = spins
         self._unread = 0
         ours, theirs = Pipe()
         with theirs:
             call = f"import sys; from {serve.__module__} import serve; serve(int(sys.argv[1]))"
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", call, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -129,17 +194,12 @@ class _Worker:
         try:
             if seconds is not None and not self._connection.poll(seconds):
                 raise TrainerError(f"{self._name} was not made within {seconds:g} s")
-            answer = receive(self._connection)
+            answer = receive(self._connection, spins=self._spins)
         except (EOFError, OSError):
             raise self._ended() from None
-        if not isinstance(answer, Failed):
-            return answer
-        if answer.kind == "AttributeError":
-            raise AttributeError(answer.text)
-        kind = getattr(errors, answer.kind, None)
-        if isinstance(kind, type) and issubclass(kind, TrainerError):
-            raise kind(f"{self._name}: {answer.text}")
-        raise TrainerError(f"{self._name}: {answer.kind}: {answer.text}")
+        if isinstance(answer, Failed):
+            raise _error_of(answer, self._name)
+        return answer
 
     def ask_to_end(self) -> None:
         """Tell it to close, when it is done with what it does."""
@@ -155,15 +215,15 @@ class _Worker:
         except (EOFError, OSError):
             pass
         try:
-            self._process.wait(max(deadline - time.monotonic(), 0.1))
+            self.process.wait(max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
         self._connection.close()
 
     def _ended(self) -> EnergyPlusFailed:
         try:
-            code = self._process.wait(5)
+            code = self.process.wait(5)
         except subprocess.TimeoutExpired:
             return EnergyPlusFailed(f"{self._name}: its process does not answer any more")
         if code >= 0:
@@ -171,3 +231,13 @@ class _Worker:
         name = signal.Signals(-code).name
         why = {"SIGKILL": "; out of memory?", "SIGSEGV": "; EnergyPlus crashed"}.get(name, "")
         return EnergyPlusFailed(f"{self._name}: its process was ended by {name}{why}")
+
+
+def _error_of(failed: Failed, name: str) -> Exception:
+    """What to raise for a command that failed in an environment."""
+    if failed.kind == "AttributeError":
+        return AttributeError(failed.text)
+    kind = getattr(errors, failed.kind, None)
+    if isinstance(kind, type) and issubclass(kind, TrainerError):
+        return kind(f"{name}: {failed.text}")
+    return TrainerError(f"{name}: {failed.kind}: {failed.text}")

@@ -8,16 +8,39 @@ half a gigabyte less of memory for each.
 
 import contextlib
 import importlib.util
-import os
 import pickle
 import signal
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from select import POLLIN, poll
+from typing import TYPE_CHECKING, Any
+
+from sinergym_trainer.process import cores
+
+if TYPE_CHECKING:
+    from sinergym_trainer.environments.making import EnvironmentSpec
 
 _MONITOR = "stable_baselines3.common.monitor"
+_SPIN = 0.005
+"""Seconds for which who waits looks for a message without sleeping: more than the other side takes
+for a step, much less than for an update of its networks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What an environment's process is told first."""
+
+    spec: "EnvironmentSpec"
+    folder: Path
+    monitor: Path | None
+    core: int
+    """The only one that it shall run on."""
+    spins: bool
+    """Whether there is a core for each, so that who waits needn't sleep."""
 
 
 class Failed:
@@ -33,26 +56,22 @@ def send(connection: "Connection[Any, Any]", message: Any) -> None:
     connection.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 
 
-def receive(connection: "Connection[Any, Any]") -> Any:
-    """The next message of the other side, which is this program, too."""
-    return pickle.loads(connection.recv_bytes())  # noqa: S301
-
-
-def keep_to_one_core(number: int) -> None:
-    """Let this process, with all threads that it starts, run on one core of those that it may use.
-
-    An environment is two threads that take turns, Sinergym's and EnergyPlus', which the kernel
-    puts on two cores: each turn wakes an idle one, and what both read is in neither's cache. As a
-    batch process (sched(7)) a woken worker does not take the core from the one that is waking the
-    others.
+def receive(connection: "Connection[Any, Any]", *, spins: bool = False) -> Any:
+    """The next message of the other side, which is this program, too.
 
     Args:
-        number: of the environment among those of its vector.
+        connection: to it.
+        spins: whether to look for it for a while before sleeping. To wake a core that sleeps takes
+            a fifth of a millisecond, and what it was doing is not in its caches any more: a step
+            takes nearly twice as long then.
     """
-    cores = sorted(os.sched_getaffinity(0))
-    # Several trainings on one machine should not all take the first ones.
-    os.sched_setaffinity(0, {cores[(os.getppid() + number) % len(cores)]})
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if spins:
+        arrived = poll()
+        arrived.register(connection.fileno(), POLLIN)
+        deadline = time.perf_counter() + _SPIN
+        while not arrived.poll(0) and time.perf_counter() < deadline:
+            pass
+    return pickle.loads(connection.recv_bytes())  # noqa: S301
 
 
 def serve(descriptor: int) -> None:
@@ -64,21 +83,24 @@ def serve(descriptor: int) -> None:
     with contextlib.suppress(EOFError, ConnectionError):
         from sinergym_trainer.environments.making import closing, is_new, make_unwatched
 
-        number, spec, folder, monitor = receive(connection)
-        keep_to_one_core(number)
+        start: Start = receive(connection)
+        cores.keep_to(start.core)
+        cores.give_way()
         try:
             with _without("torch", "stable_baselines3"):
-                made = make_unwatched(spec, folder)
+                made = make_unwatched(start.spec, start.folder)
             made = _monitor_class()(
-                made, str(monitor) if monitor else None, override_existing=is_new(monitor)
+                made,
+                str(start.monitor) if start.monitor else None,
+                override_existing=is_new(start.monitor),
             )
         except Exception as error:
             send(connection, Failed(error))
             return
         with closing(made) as env:
             send(connection, (env.observation_space, env.action_space))
-            served = _Served(env)
-            while (message := receive(connection))[0] != "close":
+            served = Served(env)
+            while (message := receive(connection, spins=start.spins))[0] != "close":
                 try:
                     answer = served.answer(*message)
                 except Exception as error:
@@ -86,7 +108,7 @@ def serve(descriptor: int) -> None:
                 send(connection, answer)
 
 
-class _Served:
+class Served:
     """An environment that does the commands of `SubprocVecEnv`."""
 
     def __init__(self, env: Any) -> None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from sinergym_trainer.environments import EnvironmentSpec, closing, make_environment
 from sinergym_trainer.errors import EvaluationFailed, one_line
 from sinergym_trainer.evaluation.episodes import Episode, ModelAgent, run_episode, spread
+from sinergym_trainer.process import cores
 
 _PROGRAM = (
     "import sys; from sinergym_trainer.evaluation.process import main; main(int(sys.argv[1]))"
@@ -208,7 +209,7 @@ class Evaluator:
 
     def _launch(self) -> "Connection[Any, Any]":
         ours, theirs = Pipe()
-        with theirs:
+        with theirs, cores.all_for_a_child():
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],

@@ -204,8 +204,7 @@ class Options:
     """A word of yours in the run's name: letters, digits, - _ and dots."""
 
     n_envs: Annotated[int, _whole("--n_envs", group=_EXPERIMENT), _COUNT] = 1
-    """Environments that the agent learns from at the same time, each in a process of its
-    own."""
+    """Environments that the agent learns from at the same time, beside each other."""
 
     device: Annotated[str, _flag("--device", group=_EXPERIMENT)] = "auto"
     """PyTorch's device: auto, cpu, cuda, cuda:N or mps."""

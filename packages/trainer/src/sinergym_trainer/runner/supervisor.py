@@ -36,6 +36,7 @@ from sinergym_trainer.errors import one_line
 from sinergym_trainer.outputs import Uploader, connect
 from sinergym_trainer.runner import mailbox, vm
 from sinergym_trainer.runner.command import Child, environment_of, exit_of
+from sinergym_trainer.runner.credentials import read_login
 from sinergym_trainer.runner.keeper import PAUSE, Keeper
 from sinergym_trainer.runner.log import Log, say
 from sinergym_trainer.runner.record import (
@@ -62,6 +63,8 @@ GRACE = 25.0
 STOPPED = 128 + signal.SIGTERM
 STOP_SPREADS = 2.0
 """Seconds in which a signal to all of a container's processes has reached the runner."""
+LOGIN_PATIENCE = 15.0
+"""Seconds to wait for the secret with the tracking server's user name and password."""
 HURRIED_SYNC = 0.5
 """Seconds between two looks for new outputs once the container is told to stop."""
 
@@ -274,10 +277,12 @@ class _Supervisor:
             },
         )
         self._write_old_name()
-        say(f"running: {command}")
         environment = environment_of(
             record, self._vm, self._environment, output=output, progress=self._progress
         )
+        # Last, and nowhere else: this mapping lives only as long as the start of the command.
+        environment |= self._read_login()
+        say(f"running: {command}")
         self._keeper.update(state="running", command=command)
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -294,6 +299,14 @@ class _Supervisor:
         finally:
             done.set()
             self._hurry.set()
+
+    def _read_login(self) -> dict[str, str]:
+        patience = Deadline(LOGIN_PATIENCE, 0)
+        return read_login(
+            self._environment,
+            give_up=lambda: patience() or self._keeper.verdict is not None,
+            say=say,
+        )
 
     def _watch(self) -> Ended:
         """Wait for the end of the command; pass on signals and progress meanwhile."""

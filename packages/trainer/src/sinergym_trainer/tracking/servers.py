@@ -19,7 +19,7 @@ METRICS_PER_REQUEST = 900
 PARAMETERS_PER_REQUEST = 100
 """A request has at most 1000 members, of which 100 parameters (`runs/log-batch`)."""
 
-_TOKEN = "sinergym.token"  # noqa: S105
+_TOKEN = "sinergym.token"
 _TIMEOUT = 90.0
 """Seconds for an answer. A slow server is waited for: asking again would make it slower."""
 

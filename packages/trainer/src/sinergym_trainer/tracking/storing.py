@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from sinergym_trainer.errors import TrainerError, one_line
+from sinergym_trainer.process import cores
 from sinergym_trainer.tracking.servers import quiet_mlflow
 from sinergym_trainer.tracking.spool import Head
 
@@ -85,14 +86,15 @@ def start(uri: str, run_id: str, folder: Path, head: Head) -> subprocess.Popen[s
         "artifacts": list(head.artifacts),
         "served": head.served,
     }
-    child = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    with cores.all_for_a_child():
+        child = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
     # Not in its arguments: an address may have a password in it.
     with contextlib.suppress(BrokenPipeError), cast("IO[str]", child.stdin) as stdin:
         stdin.write(json.dumps(job))
