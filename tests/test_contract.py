@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.clouds import ROOT
 
-from gcloud_ops import instances, launching, startup
+from gcloud_ops import instances, launching, startup, tracking
 from gcloud_ops.contract import Dispatch, Experiment, Manifest
 from gcloud_ops.contract import Record as SeenRecord
 from gcloud_ops.errors import InvalidRequest
 from gcloud_ops.model import ExperimentStatus, Member, status_of
+from mlflow_infra import wanted
+from sinergym_trainer.runner import credentials
 from sinergym_trainer.runner.record import (
     Exit,
     Record,
@@ -140,6 +142,28 @@ def test_metadata_keys_are_those_of_the_page() -> None:
 
     named = set(re.findall(r"^\| `([-a-z]+)`[^|]*\| (?:template|group)", CONTRACT, re.MULTILINE))
     assert named - {"sinergym-patience"} <= keys
+
+
+def test_variables_of_the_tracking_server_are_those_of_the_page() -> None:
+    """The template sets what the page names, the runner reads it, and knows such a secret."""
+    server = tracking.named_server("example.com:local", "http://10.0.0.2:5000", tracking.SECRET)
+    named = set(re.findall(r"`([A-Z_]+)`", CONTRACT.partition("## 5.")[2].partition("## 6.")[0]))
+
+    assert set(server.environment) <= named
+    assert credentials.VARIABLE in server.environment
+    lines: list[str] = []
+    nowhere = {"GCE_METADATA_HOST": "127.0.0.1:9", **server.environment}
+    assert credentials.read_login(nowhere, give_up=lambda: True, say=lines.append) == {}
+    assert f"{server.secret} could not be read" in lines[0]
+
+
+def test_the_tracking_server_is_found_by_the_names_that_it_is_made_with() -> None:
+    """The page, who makes it and who looks for it agree."""
+    rows = re.findall(r"^\| `(mlflow-[-a-z]+)` \|", CONTRACT, re.MULTILINE)
+
+    assert rows == [wanted.SERVER, wanted.ADDRESS, wanted.TRAINER_SECRET]
+    assert rows == [tracking.SERVER, tracking.ADDRESS, tracking.SECRET]
+    assert wanted.PORT == tracking.PORT
 
 
 def test_another_schema_is_refused_by_both() -> None:

@@ -223,6 +223,7 @@ class Cloud:
             "instance/service-accounts/default/token": json.dumps(
                 {"access_token": "loopback", "expires_in": 3600, "token_type": "Bearer"}
             ),
+            "instance/service-accounts/default/email": "trainer@local",
             "instance/service-accounts/default/": json.dumps(
                 {"email": "trainer@local", "scopes": ["all"], "aliases": ["default"]}
             ),

@@ -3,11 +3,14 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from gcloud_ops.cli.app import REPEATED, GivenSession
+from gcloud_ops.cli.app import REPEATED, SWITCH, GivenSession, Session
+
+if TYPE_CHECKING:
+    from gcloud_ops.tracking import TrackingServer
 
 __all__ = ["template"]
 
@@ -26,7 +29,9 @@ def template_create(
     service_account: str | None = None,
     scopes: str = "https://www.googleapis.com/auth/cloud-platform",
     env: Annotated[list[str], REPEATED] = [],  # noqa: B006 (cyclopts only reads it)
-    tracking_uri: str | None = None,
+    mlflow_server: Annotated[bool, SWITCH] = False,
+    mlflow_uri: Annotated[str | None, Parameter(name=["--mlflow-uri", "--tracking-uri"])] = None,
+    mlflow_secret: str | None = None,
     session: GivenSession,
 ) -> None:
     """Create an instance template.
@@ -43,7 +48,11 @@ def template_create(
         service_account: Who the instances act as; else Compute Engine's default account.
         scopes: Access scopes of the account, separated by commas.
         env: A variable of the container, NAME=VALUE; may be repeated. No secrets.
-        tracking_uri: MLflow tracking server; becomes MLFLOW_TRACKING_URI.
+        mlflow_server: Log to the tracking server that `mlflow-infra up` has made, with its
+            password, which the containers read in Secret Manager.
+        mlflow_uri: Log to another tracking server; becomes MLFLOW_TRACKING_URI.
+        mlflow_secret: Secret with {"username": ..., "password": ...} for that server: NAME, or
+            projects/PROJECT/secrets/NAME. The instances' account must be allowed to read it.
     """
     from gcloud_ops import templates
     from gcloud_ops.cli.output import TEMPLATES
@@ -53,8 +62,9 @@ def template_create(
         "gce_project_id": session.clients.project,
         **_variables(env),
     }
-    if tracking_uri is not None:
-        environment["MLFLOW_TRACKING_URI"] = tracking_uri
+    server = _server(session, wanted=mlflow_server, uri=mlflow_uri, secret=mlflow_secret)
+    if server is not None:
+        environment |= server.environment
     made = templates.create_template(
         session.clients,
         templates.TemplateSpec(
@@ -112,6 +122,21 @@ def template_delete(name: str, /, *, session: GivenSession) -> None:
 
     templates.delete_template(session.clients, name)
     say(f"template {name} deleted")
+
+
+def _server(
+    session: Session, *, wanted: bool, uri: str | None, secret: str | None
+) -> "TrackingServer | None":
+    from gcloud_ops import tracking
+    from gcloud_ops.errors import InvalidRequest
+
+    if wanted and (uri or secret):
+        raise InvalidRequest("--mlflow-server finds address and secret: give it or --mlflow-uri")
+    if secret and not uri:
+        raise InvalidRequest("--mlflow-secret: give --mlflow-uri, too")
+    if wanted:
+        return tracking.find_server(session.clients)
+    return tracking.named_server(session.clients.project, uri, secret) if uri else None
 
 
 def _variables(pairs: Sequence[str]) -> dict[str, str]:
