@@ -96,7 +96,10 @@ class LocalCloud:
             capacity = (os.cpu_count() or 1) if engine == "process" else None
         try:
             self.state = State(
-                project=project, zone=zone, templates_file=folder / "templates.json"
+                project=project,
+                zone=zone,
+                templates_file=folder / "templates.json",
+                network_file=folder / "network.json",
             )
         except GoogleError as error:
             raise ValueError(error.message) from error

@@ -369,17 +369,14 @@ class Compute:
 
     def _instance_json(self, instance: Instance) -> Json:
         root, zone = self._state.root, instance.zone
-        properties = instance.template.properties
+        properties = instance.properties
         body: Json = {
             "kind": "compute#instance",
             "id": instance.id,
             "creationTimestamp": instance.created,
             "name": instance.name,
             "description": properties.get("description", ""),
-            "tags": {
-                **properties.get("tags", {}),
-                "fingerprint": fingerprint(properties.get("tags")),
-            },
+            "tags": _tags_json(instance),
             "machineType": f"{root}/zones/{zone}/machineTypes/{instance.machine_type}",
             "status": instance.status,
             "zone": f"{root}/zones/{zone}",
@@ -387,7 +384,7 @@ class Compute:
             "networkInterfaces": self._network_interfaces(instance),
             "disks": _disks(root, instance),
             "metadata": _metadata_json(instance.metadata),
-            "serviceAccounts": properties.get("serviceAccounts", []),
+            "serviceAccounts": _accounts(instance),
             "selfLink": self._state.link(zone, "instances", instance.name),
             "scheduling": {
                 "onHostMaintenance": "MIGRATE",
@@ -410,7 +407,7 @@ class Compute:
     def _network_interfaces(self, instance: Instance) -> list[Json]:
         region = catalog.region_of(instance.zone)
         shown = []
-        for number, wanted in enumerate(instance.template.properties["networkInterfaces"]):
+        for number, wanted in enumerate(instance.properties["networkInterfaces"]):
             body: Json = {
                 "kind": "compute#networkInterface",
                 "name": f"nic{number}",
@@ -428,8 +425,8 @@ class Compute:
                     "name": "External NAT",
                     "networkTier": "PREMIUM",
                 }
-                if instance.occupies:
-                    access["natIP"] = instance.address
+                if instance.occupies or instance.static_address:
+                    access["natIP"] = instance.external_address
                 body["accessConfigs"] = [access]
             shown.append(body)
         return shown
@@ -484,9 +481,20 @@ def _metadata_json(metadata: dict[str, str]) -> Json:
     return body
 
 
+def _tags_json(instance: Instance) -> Json:
+    items: Json = {"items": list(instance.tags)} if instance.tags else {}
+    return {**items, "fingerprint": fingerprint(instance.tags)}
+
+
+def _accounts(instance: Instance) -> list[Json]:
+    """The service accounts, with the addresses that they stand for."""
+    given = instance.properties.get("serviceAccounts", [])
+    return [{**account, "email": instance.account} for account in given]
+
+
 def _disks(root: str, instance: Instance) -> list[Json]:
     shown = []
-    for number, wanted in enumerate(instance.template.properties["disks"]):
+    for number, wanted in enumerate(instance.properties["disks"]):
         tail = "" if number == 0 else f"-{number}"
         parameters = wanted.get("initializeParams", {})
         shown.append(

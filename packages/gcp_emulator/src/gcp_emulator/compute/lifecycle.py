@@ -318,6 +318,7 @@ class Lifecycle:
         await asyncio.sleep(0)
         instance.status = "RUNNING"
         instance.started = now()
+        self._state.notify()
         if member.action != "DELETING":
             member.action = "VERIFYING"
         async with asyncio.timeout(self.boot_patience):
@@ -367,11 +368,13 @@ class Lifecycle:
             zone=zone,
             id=new_id(),
             created=now(),
-            template=member.template,
+            properties=properties,
             machine_type=properties["machineType"],
             address=self._state.take_address(),
             metadata=metadata,
             labels={**properties.get("labels", {}), **group.all_labels},
+            tags=tuple(properties.get("tags", {}).get("items", [])),
+            account=self._state.account(properties) or self._state.default_account,
             token=f"local.{secrets.token_urlsafe(24)}",
         )
 
@@ -389,12 +392,14 @@ class Lifecycle:
     async def _shut_down(self, instance: Instance, grace: float, *, keep: bool) -> None:
         if instance.status != "TERMINATED":
             instance.status = "STOPPING"
+            self._state.notify()
             await self._switch_off(instance, grace)
             self._occupy(instance.zone, -1)
         if keep:
             instance.status = "TERMINATED"
         else:
             self._remove(instance)
+        self._state.notify()
         self._after_end(instance)
         self._serve_queue()
 

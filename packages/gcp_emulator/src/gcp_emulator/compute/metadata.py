@@ -95,7 +95,7 @@ class MetadataServers:
         if request.method not in ("GET", "HEAD"):
             return _plain(405, "Method not allowed.")
         if keys[:2] == ["instance", "service-accounts"] and keys[3:] == ["token"]:
-            return _token(instance, keys[2], self._email())
+            return _token(instance, keys[2])
         return await self._read(instance, keys, request)
 
     async def _read(
@@ -147,20 +147,19 @@ class MetadataServers:
             headers={**_HEADERS, "ETag": hashlib.sha256(text.encode()).hexdigest()[:16]},
         )
 
-    def _email(self) -> str:
-        return f"{self._state.project_number}-compute@developer.gserviceaccount.com"
-
     def _tree(self, instance: Instance) -> Json:
         """All metadata as the instance sees it, by the names of the paths."""
-        number, email = self._state.project_number, self._email()
+        number, email = self._state.project_number, instance.account
         account = {"aliases": ["default"], "email": email, "scopes": _scopes(instance)}
-        scheduling = instance.template.properties.get("scheduling", {})
+        accounts = {"default": account, email: account} if email else {}
+        outside = instance.external_address or ""
+        scheduling = instance.properties.get("scheduling", {})
         spot = scheduling.get("provisioningModel") == "SPOT" or scheduling.get("preemptible")
         return {
             "instance": {
                 "attributes": _Verbatim(instance.metadata),
                 "cpu-platform": "AMD Rome",
-                "description": instance.template.properties.get("description", ""),
+                "description": instance.properties.get("description", ""),
                 "disks": [
                     {"device-name": "boot", "index": 0, "mode": "READ_WRITE", "type": "PERSISTENT"}
                 ],
@@ -175,9 +174,7 @@ class MetadataServers:
                 "name": instance.name,
                 "network-interfaces": [
                     {
-                        "access-configs": [
-                            {"external-ip": instance.address, "type": "ONE_TO_ONE_NAT"}
-                        ],
+                        "access-configs": [{"external-ip": outside, "type": "ONE_TO_ONE_NAT"}],
                         "ip": instance.address,
                         "mtu": 1460,
                         "network": f"projects/{number}/networks/default",
@@ -191,8 +188,8 @@ class MetadataServers:
                     "on-host-maintenance": "TERMINATE" if spot else "MIGRATE",
                     "preemptible": "TRUE" if spot else "FALSE",
                 },
-                "service-accounts": _Verbatim({"default": account, email: account}),
-                "tags": list(instance.template.properties.get("tags", {}).get("items", [])),
+                "service-accounts": _Verbatim(accounts),
+                "tags": list(instance.tags),
                 "zone": f"projects/{number}/zones/{instance.zone}",
             },
             "project": {
@@ -227,8 +224,8 @@ async def _write_guest_attribute(
     return _plain(200, "")
 
 
-def _token(instance: Instance, account: str, email: str) -> web.Response:
-    if account not in ("default", email):
+def _token(instance: Instance, account: str) -> web.Response:
+    if instance.account is None or account not in ("default", instance.account):
         return _plain(404, f"There is no service account {account!r}.")
     body = {
         "access_token": instance.token,
@@ -249,7 +246,7 @@ def _publishes(instance: Instance) -> bool:
 
 
 def _scopes(instance: Instance) -> list[str]:
-    accounts = instance.template.properties.get("serviceAccounts") or [{}]
+    accounts = instance.properties.get("serviceAccounts") or [{}]
     return list(accounts[0].get("scopes") or _SCOPES)
 
 

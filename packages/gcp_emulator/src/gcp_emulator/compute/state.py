@@ -1,4 +1,4 @@
-"""What exists in this cloud: instance templates, groups with their members, instances.
+"""What exists in this cloud: templates, groups with their members, instances, addresses, rules.
 
 Only nouns and look-ups: no HTTP and no waiting. `lifecycle` moves them, `api` and `groups`
 show them. Names and messages are Compute Engine's.
@@ -6,6 +6,7 @@ show them. Names and messages are Compute Engine's.
 
 import asyncio
 import base64
+import dataclasses
 import hashlib
 import ipaddress
 import json
@@ -14,7 +15,7 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,9 @@ GROUP_LIMIT = 1_000
 """Most instances of one zonal group."""
 
 _FIRST_ADDRESS = int(ipaddress.IPv4Address("127.1.0.1"))
+_SCATTERED_ADDRESSES = range(
+    int(ipaddress.IPv4Address("127.202.0.0")), int(ipaddress.IPv4Address("127.250.0.0"))
+)
 
 
 class Machine(Protocol):
@@ -67,11 +71,18 @@ class Instance:
     zone: str
     id: str
     created: str
-    template: Template
+    properties: Json
+    """What it was made of, as a template's properties: disks, network interfaces..."""
     machine_type: str
     address: str
+    """Its internal address."""
     metadata: dict[str, str]
     labels: dict[str, str]
+    tags: tuple[str, ...]
+    account: str | None
+    """E-mail address of its service account."""
+    static_address: str | None = None
+    """The reserved address that it is reached at from outside, if it has one."""
     token: str
     """The access token that its metadata server gives away; it opens nothing."""
     status: str = "PROVISIONING"
@@ -90,6 +101,27 @@ class Instance:
     def occupies(self) -> bool:
         """Whether it takes a place of the zone's capacity."""
         return self.status != "TERMINATED"
+
+    @property
+    def external_address(self) -> str | None:
+        """Where it is reached from outside: a reserved address, or else the internal one."""
+        if self.static_address is not None:
+            return self.static_address
+        interfaces = self.properties["networkInterfaces"]
+        return self.address if any(nic.get("accessConfigs") for nic in interfaces) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A reserved external address of a region; whoever has it is found among the instances."""
+
+    name: str
+    region: str
+    id: str
+    created: str
+    description: str
+    address: str
+    labels: dict[str, str]
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -146,9 +178,17 @@ class State:
         project: The only project there is.
         zone: The zone that people are told of; the catalog's others exist too.
         templates_file: Where templates outlive the cloud; None keeps them in memory only.
+        network_file: The same for reserved addresses and firewall rules.
     """
 
-    def __init__(self, *, project: str, zone: str, templates_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        project: str,
+        zone: str,
+        templates_file: Path | None = None,
+        network_file: Path | None = None,
+    ) -> None:
         check_name("project", project)
         self.project = project
         self.project_number = str(100_000_000_000 + _digest(project) % 900_000_000_000)
@@ -158,11 +198,29 @@ class State:
         self.instances: dict[tuple[str, str], Instance] = {}
         self.groups: dict[tuple[str, str], Group] = {}
         self.templates: dict[str, Template] = {}
+        self.addresses: dict[tuple[str, str], Address] = {}
+        self.firewalls: dict[str, Json] = {}
+        """The firewall rules by name, as Compute Engine shows them but for links."""
+        self.changed: list[Callable[[], None]] = []
+        """Called whenever an instance starts, stops, goes, or has other tags, and whenever an
+        address or a firewall rule changes."""
         self._templates_file = templates_file
+        self._network_file = network_file
         self._by_address: dict[str, Instance] = {}
         self._free_addresses: deque[str] = deque()
         self._addresses_given = 0
         self._load_templates()
+        self._load_network()
+
+    @property
+    def default_account(self) -> str:
+        """E-mail address of Compute Engine's default service account."""
+        return f"{self.project_number}-compute@developer.gserviceaccount.com"
+
+    @property
+    def regions(self) -> list[str]:
+        """All regions, in order."""
+        return sorted({catalog.region_of(zone) for zone in self.zones})
 
     @property
     def root(self) -> str:
@@ -178,6 +236,16 @@ class State:
         """Refuse a zone that is not in the catalog."""
         if zone not in self.zones:
             raise invalid("zone", zone, "Unknown zone.")
+
+    def check_region(self, region: str) -> None:
+        """Refuse a region that is not in the catalog."""
+        if region not in self.regions:
+            raise invalid("region", region, "Unknown region.")
+
+    def notify(self) -> None:
+        """Tell those who asked that something has changed."""
+        for tell in list(self.changed):
+            tell()
 
     def path(self, zone: str | None, collection: str, name: str) -> str:
         """A resource's path, as error messages tell it: ``projects/p/zones/z/instances/i``."""
@@ -224,6 +292,23 @@ class State:
         """The instance that has this address."""
         return self._by_address.get(address)
 
+    def standalone(self) -> Iterator[Instance]:
+        """The RUNNING instances outside any group."""
+        for instance in list(self.instances.values()):
+            if instance.status == "RUNNING" and self.group_of(instance) is None:
+                yield instance
+
+    def user_of(self, address: Address) -> Instance | None:
+        """The instance that has a reserved address, running or not."""
+        found = (i for i in self.instances.values() if i.static_address == address.address)
+        return next(found, None)
+
+    def account(self, properties: Json) -> str | None:
+        """The service account that an instance of these properties runs as."""
+        accounts = properties.get("serviceAccounts") or []
+        email = accounts[0].get("email", "default") if accounts else None
+        return self.default_account if email == "default" else email
+
     def group_of(self, instance: Instance) -> tuple[Group, Member] | None:
         """The group and the member that this instance belongs to."""
         creator = instance.metadata.get("created-by", "")
@@ -249,7 +334,8 @@ class State:
         """Forget an instance; its address is given to another later."""
         if self.instances.get((instance.zone, instance.name)) is instance:
             del self.instances[instance.zone, instance.name]
-        if self._by_address.pop(instance.address, None) is not None:
+        known = self._by_address.pop(instance.address, None)
+        if known is not None and _as_number(instance.address) not in _SCATTERED_ADDRESSES:
             self._free_addresses.append(instance.address)
 
     def take_address(self) -> str:
@@ -262,6 +348,18 @@ class State:
             if address.packed[1] > 200:
                 self._addresses_given = 0
             if address.packed[3] not in (0, 255) and str(address) not in self._by_address:
+                return str(address)
+
+    def take_scattered_address(self) -> str:
+        """A loopback address by lot, which hardly another cloud of this machine has.
+
+        For those where programs listen on ports that everybody knows.
+        """
+        taken = {*self._by_address, *(known.address for known in self.addresses.values())}
+        first, most = _SCATTERED_ADDRESSES.start, len(_SCATTERED_ADDRESSES)
+        while True:
+            address = ipaddress.IPv4Address(first + secrets.randbelow(most))
+            if address.packed[3] not in (0, 255) and str(address) not in taken:
                 return str(address)
 
     def add_template(self, template: Template) -> None:
@@ -293,6 +391,27 @@ class State:
         members = ("name", "id", "created", "description", "properties")
         entries = [{key: getattr(t, key) for key in members} for t in self.templates.values()]
         write_atomically(self._templates_file, json.dumps(entries, indent=1))
+
+    def save_network(self) -> None:
+        """Keep addresses and rules on disk, and tell of the change."""
+        if self._network_file is not None:
+            addresses = [dataclasses.asdict(address) for address in self.addresses.values()]
+            kept = {"addresses": addresses, "firewalls": list(self.firewalls.values())}
+            write_atomically(self._network_file, json.dumps(kept, indent=1))
+        self.notify()
+
+    def _load_network(self) -> None:
+        if self._network_file is None or not self._network_file.exists():
+            return
+        try:
+            kept = json.loads(self._network_file.read_text())
+            addresses = [Address(**entry) for entry in kept["addresses"]]
+            self.firewalls = {rule["name"]: rule for rule in kept["firewalls"]}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{self._network_file} can't be read ({error}): remove it, or wipe the folder"
+            ) from error
+        self.addresses = {(address.region, address.name): address for address in addresses}
 
 
 def check_name(where: str, name: object, pattern: str = NAME_PATTERN) -> str:
@@ -344,6 +463,10 @@ def write_atomically(path: Path, text: str) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.write_text(text)
     fresh.replace(path)
+
+
+def _as_number(address: str) -> int:
+    return int(ipaddress.IPv4Address(address))
 
 
 def _digest(text: str) -> int:
