@@ -9,7 +9,8 @@ import json
 import re
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -53,6 +54,7 @@ from gcp_emulator.docker.words import (
     explained,
     grace_of,
     image_id,
+    last_part,
     name_and_tag,
     pair,
     parse,
@@ -71,6 +73,10 @@ class Docker:
         root: The VM's root folder, where ``--env-file`` is looked for.
         pull_seconds: How long the pull of an image takes.
         record: Told of ``exec``.
+        images: Entry points of images, by the last part of their names (`words.last_part`); the
+            others have the engine's.
+        refusal: Asked before each pull, with the image's name: why it fails, or None.
+        images_file: Where the names of pulled images are kept; they outlive a reboot.
     """
 
     def __init__(
@@ -80,13 +86,19 @@ class Docker:
         root: Path,
         pull_seconds: float,
         record: Callable[[str], None],
+        images: Mapping[str, tuple[str, ...]] | None = None,
+        refusal: Callable[[str], Awaitable[str | None]] | None = None,
+        images_file: Path | None = None,
     ) -> None:
         self.containers = containers
+        self._entrypoints = dict(images or {})
+        self._refusal = refusal
+        self._images_file = images_file
         self._root = root
         self._pull_seconds = pull_seconds
         self._record = record
-        self._images: dict[str, datetime] = {}
-        self._pulls: dict[str, asyncio.Task[None]] = {}
+        self._images = self._kept_images()
+        self._pulls: dict[str, asyncio.Task[str | None]] = {}
         self._executions: set[asyncio.Task[int]] = set()
         self._commands: dict[str, Callable[[Words, Streams], Awaitable[int]]] = {
             "exec": self._exec,
@@ -211,11 +223,14 @@ class Docker:
             )
         if restart != "no" and flags.on("rm"):
             raise DockerError(125, "conflicting options: cannot specify both --restart and --rm")
-        entry = flags.one("entrypoint")
+        if entry := flags.one("entrypoint"):
+            entrypoint: tuple[str, ...] = (entry,)
+        else:
+            entrypoint = self._entrypoints.get(last_part(image), self.containers.engine.entrypoint)
         return ContainerSpec(
             name=name,
             image=image,
-            entrypoint=(entry,) if entry else self.containers.engine.entrypoint,
+            entrypoint=entrypoint,
             args=tuple(args),
             environment=self._environment(flags),
             labels=dict(pair(label) for label in flags.all("label")),
@@ -519,18 +534,15 @@ class Docker:
         flags = parse("restart", words, STOP, "CONTAINER [CONTAINER...]", at_least=1)
 
         async def restart(container: Container) -> None:
-            await self.containers.stop(container, grace=grace_of(flags))
-            await self._start_one(container)
+            first = signal_of(flags.one("signal", "TERM"))
+            with _failing_to_start():
+                await self.containers.restart(container, grace=grace_of(flags), first=first)
 
         return await self._each(flags.words, streams, restart)
 
     async def _start_one(self, container: Container) -> None:
-        try:
+        with _failing_to_start():
             await self.containers.start(container)
-        except StartFailed as error:
-            raise DockerError(
-                1, f"Error response from daemon: failed to create task for container: {error}"
-            ) from error
 
     async def _each(
         self,
@@ -564,7 +576,8 @@ class Docker:
             check_image(image)
         except DockerError as error:
             raise DockerError(1, error.text) from error
-        await self._pull_image(image)
+        if refusal := await self._pull_image(image):
+            raise DockerError(1, f"Error response from daemon: {refusal}")
         if not flags.on("quiet"):
             await streams.out(pull_report(image))
         await streams.out(image + "\n")
@@ -577,17 +590,55 @@ class Docker:
             raise DockerError(
                 125, explained("run", f"Error response from daemon: No such image: {image}")
             )
-        await streams.err(f"Unable to find image '{image}' locally\n")
-        await self._pull_image(image)
+        if image not in self._images:
+            await streams.err(f"Unable to find image '{image}' locally\n")
+        if refusal := await self._pull_image(image):
+            raise DockerError(125, explained("run", f"Error response from daemon: {refusal}"))
         await streams.err(pull_report(image))
 
-    async def _pull_image(self, image: str) -> None:
-        """Pull once, however many ask for it; a client that goes does not stop it."""
-        if image not in self._pulls:
-            self._pulls[image] = asyncio.create_task(asyncio.sleep(self._pull_seconds))
-        await asyncio.shield(self._pulls[image])
-        self._pulls.pop(image, None)
-        self._images.setdefault(image, datetime.now(UTC))
+    async def _pull_image(self, image: str) -> str | None:
+        """Pull once, however many ask for it; a client that goes does not stop it.
+
+        Returns why it failed; None when the image is there.
+        """
+        pull = self._pulls.get(image)
+        if pull is None:
+            pull = self._pulls[image] = asyncio.create_task(self._fetch_image(image))
+            pull.add_done_callback(lambda _pull: self._pulls.pop(image, None))
+        return await asyncio.shield(pull)
+
+    async def _fetch_image(self, image: str) -> str | None:
+        await asyncio.sleep(self._pull_seconds)
+        refusal = await self._refusal(image) if self._refusal is not None else None
+        if refusal is None and image not in self._images:
+            self._images[image] = datetime.now(UTC)
+            self._keep_images()
+        return refusal
+
+    def _kept_images(self) -> dict[str, datetime]:
+        if self._images_file is None:
+            return {}
+        with suppress(FileNotFoundError):
+            kept = json.loads(self._images_file.read_text(encoding="utf-8"))
+            return {image: datetime.fromisoformat(moment) for image, moment in kept.items()}
+        return {}
+
+    def _keep_images(self) -> None:
+        if self._images_file is not None:
+            kept = {image: moment.isoformat() for image, moment in self._images.items()}
+            self._images_file.parent.mkdir(parents=True, exist_ok=True)
+            self._images_file.write_text(json.dumps(kept), encoding="utf-8")
+
+
+@contextmanager
+def _failing_to_start() -> Iterator[None]:
+    """Say as the daemon does that a container's program can't be started."""
+    try:
+        yield
+    except StartFailed as error:
+        raise DockerError(
+            1, f"Error response from daemon: failed to create task for container: {error}"
+        ) from error
 
 
 class _Foreground:

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -11,9 +12,9 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -188,6 +189,8 @@ class Container:
     finished: datetime | None = None
     restarts: int = 0
     stopped_by_hand: bool = False
+    restarted_by_hand: bool = False
+    """Whether what ends now is to start again at once."""
     task: Task | None = None
     attached: list[Sink] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -230,6 +233,7 @@ class Containers:
         hostname: The VM's name.
         environment: What every container has besides what it is given.
         record: Told of ``container`` (one runs), ``container-exit``.
+        programs: Folders that come first on every container's PATH.
     """
 
     def __init__(
@@ -240,8 +244,10 @@ class Containers:
         hostname: str,
         environment: Mapping[str, str],
         record: Callable[[str], None],
+        programs: Sequence[Path] = (),
     ) -> None:
         self.engine = engine
+        self._programs = tuple(programs)
         self.hostname = hostname
         self._folder = folder
         self._environment = dict(environment)
@@ -294,7 +300,26 @@ class Containers:
             created=datetime.now(UTC),
         )
         self._all[identity] = container
+        _keep(container)
         return container
+
+    async def boot(self) -> None:
+        """Take in the containers on the disk, and start those whose policy says so.
+
+        As the daemon does: those of ``always``, and those of ``unless-stopped`` that nobody
+        stopped; those of ``--rm`` are removed. See
+        https://docs.docker.com/engine/containers/start-containers-automatically.
+        """
+        for path in sorted(self._folder.glob("*/container.json")):
+            container = self._restored(path)
+            if container.spec.auto_remove:
+                await asyncio.to_thread(shutil.rmtree, container.folder, ignore_errors=True)
+                continue
+            self._all[container.id] = container
+            policy, stopped = container.spec.restart, container.stopped_by_hand
+            if policy == "always" or (policy == "unless-stopped" and not stopped):
+                with suppress(StartFailed):
+                    await self.start(container)
 
     async def start(self, container: Container) -> None:
         """Start its first program; nothing if it runs.
@@ -339,6 +364,7 @@ class Containers:
         container.exit_code = 0
         container.error = ""
         container.started = datetime.now(UTC)
+        _keep(container)
         self._record("container")
         watching = asyncio.create_task(self._watch(container, container.task))
         self._watching.add(watching)
@@ -384,6 +410,25 @@ class Containers:
     ) -> None:
         """Signal the first program, wait up to `grace` seconds, kill."""
         container.stopped_by_hand = True
+        _keep(container)
+        await self._end(container, grace=grace, first=first)
+
+    async def restart(
+        self, container: Container, *, grace: float, first: int = signal.SIGTERM
+    ) -> None:
+        """Stop it and start it again: the same container, with its log and its folder.
+
+        Raises:
+            StartFailed: No such executable, or it can't be executed.
+        """
+        container.restarted_by_hand = True
+        try:
+            await self.stop(container, grace=grace, first=first)
+        finally:
+            container.restarted_by_hand = False
+        await self.start(container)
+
+    async def _end(self, container: Container, *, grace: float, first: int) -> None:
         if container.status == "restarting":
             container.status = "exited"
         if not container.running or container.task is None:
@@ -407,7 +452,8 @@ class Containers:
         """End them all, as a shutdown does: SIGTERM, `grace` seconds, SIGKILL. Idempotent."""
         self._closed = True
         await asyncio.gather(*self._starting, return_exceptions=True)
-        await asyncio.gather(*(self.stop(c, grace=grace) for c in self._all.values()))
+        ends = (self._end(c, grace=grace, first=signal.SIGTERM) for c in self._all.values())
+        await asyncio.gather(*ends)
         for watching in tuple(self._watching):
             watching.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
@@ -415,8 +461,9 @@ class Containers:
 
     def _environment_of(self, spec: ContainerSpec, identity: str, folder: Path) -> dict[str, str]:
         hostname = self.hostname if spec.network == "host" else identity[:12]
+        own = str(Path(sys.executable).parent)
         return {
-            "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
+            "PATH": ":".join([*map(str, self._programs), own, SYSTEM_PATH]),
             "HOME": str(folder / "work"),
             # A real container has a /tmp of its own.
             "TMPDIR": str(folder / "tmp"),
@@ -438,6 +485,8 @@ class Containers:
         again = self._restarts(container)
         container.status = "restarting" if again else "exited"
         container.finished = datetime.now(UTC)
+        removing = not again and container.spec.auto_remove and not container.restarted_by_hand
+        _keep(container)
         container.ended.set()
         # Those who follow the log look again whether it still runs.
         container.log.flush()
@@ -451,8 +500,31 @@ class Containers:
                     await self.start(container)
             if container.status == "restarting":
                 container.status = "exited"
-        elif container.spec.auto_remove:
+        elif removing:
             await self.remove(container)
+
+    def _restored(self, path: Path) -> Container:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        given = kept["spec"]
+        for name in ("entrypoint", "args", "terminal"):
+            given[name] = tuple(given[name]) if given[name] is not None else None
+        spec = ContainerSpec(**given)
+        return Container(
+            spec=spec,
+            id=kept["id"],
+            folder=path.parent,
+            environment=self._environment_of(spec, kept["id"], path.parent),
+            log=Log(path.parent / "log"),
+            created=datetime.fromisoformat(kept["created"]),
+            # Whatever it was at power-off, it runs no more.
+            status="created" if kept["status"] == "created" else "exited",
+            exit_code=kept["exit_code"],
+            error=kept["error"],
+            restarts=kept["restarts"],
+            stopped_by_hand=kept["stopped_by_hand"],
+            started=_moment(kept["started"]),
+            finished=_moment(kept["finished"]),
+        )
 
     def _restarts(self, container: Container) -> bool:
         if container.stopped_by_hand or self._closed:
@@ -463,6 +535,33 @@ class Containers:
         limit = container.spec.restarts_at_most
         few = not limit or container.restarts < limit
         return policy == "on-failure" and container.exit_code != 0 and few
+
+
+def _keep(container: Container) -> None:
+    """Write down where it stands: it is found again at the next boot."""
+    kept = {
+        "id": container.id,
+        "spec": asdict(container.spec),
+        "created": container.created.isoformat(),
+        "started": container.started and container.started.isoformat(),
+        "finished": container.finished and container.finished.isoformat(),
+        "status": container.status,
+        "exit_code": container.exit_code,
+        "error": container.error,
+        "restarts": container.restarts,
+        "stopped_by_hand": container.stopped_by_hand,
+    }
+    # Its environment may hold what others must not read.
+    path = container.folder / "container.json"
+    fresh = path.with_name("container.json.new")
+    with suppress(FileNotFoundError):  # removed meanwhile, with its folder
+        fresh.touch(mode=0o600)
+        fresh.write_text(json.dumps(kept), encoding="utf-8")
+        fresh.replace(path)
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def folder_inside(container: Container, workdir: str, *, make: bool) -> Path:

@@ -255,6 +255,21 @@ def name_and_tag(image: str) -> tuple[str, str]:
     return name, tag
 
 
+def last_part(image: str) -> str:
+    """What an image is called: the last part of its path, without tag and digest."""
+    return name_and_tag(image.partition("@")[0])[0].rpartition("/")[2]
+
+
+def manifest_unknown(image: str) -> str:
+    """What a registry says of an image that it does not have, as the daemon passes it on."""
+    _name, tag = name_and_tag(image.partition("@")[0])
+    if re.match(r"[^/]*(?:docker\.pkg\.dev|gcr\.io)/", image):
+        reason = f'Failed to fetch "{image.partition("@")[2] or tag}"'
+    else:
+        reason = "manifest unknown"
+    return f"manifest for {image} not found: manifest unknown: {reason}"
+
+
 def image_id(image: str) -> str:
     """The id that stands for an image."""
     return "sha256:" + hashlib.sha256(image.encode()).hexdigest()
