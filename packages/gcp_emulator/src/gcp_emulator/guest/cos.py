@@ -11,6 +11,7 @@ import binascii
 import functools
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ WRITABLE: Final = (
     "/etc", "/home", "/mnt/disks", "/mnt/stateful_partition", "/run", "/tmp", "/var",  # noqa: S108
 )  # fmt: skip
 """Where a file can be made; everything else, /root too, is read-only."""
+
+STATELESS: Final = ("/etc", "/mnt/disks", "/run", "/tmp", "/var/lib/cloud")  # noqa: S108
+"""What lies in memory: each boot finds it empty, and so cloud-init does all of its work again."""
 
 SHELL_TOOLS: Final = (
     "docker", "docker-credential-gcr", "hostname", "iptables", "journalctl", "mkdir", "sudo",
@@ -93,6 +97,11 @@ class Guest:
             "uptime": self._uptime,
             "whoami": self._whoami,
         }
+
+    async def mount(self) -> None:
+        """Begin a boot: what lies on the disk is there, what lay in memory is not."""
+        for path in filter(Path.exists, map(self.path, STATELESS)):
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
     async def execute(self, call: Call) -> int:
         """Run a program of COS; its exit status.
@@ -194,6 +203,15 @@ class Guest:
         await self._run_commands("runcmd", config.get("runcmd"))
         self._say_cloud_init("Cloud-init finished. Datasource DataSourceGCE.")
 
+    async def script(self, inside: str, streams: Streams, environment: Environment) -> int:
+        """Run an executable file of the VM as root, as ``bash -c`` does; its exit status.
+
+        Raises:
+            OSError: There is no shell.
+        """
+        argv = ("/bin/bash", "-c", shlex.quote(str(self.path(inside))))
+        return await self._run_shell(argv, streams, {**environment, "USER": "root"})
+
     async def close(self) -> None:
         """Stop watching the units: nothing is restarted any more."""
         await self._systemd.close()
@@ -222,11 +240,16 @@ class Guest:
     async def _real_shell(
         self, line: str | None, streams: Streams, environment: Environment
     ) -> int:
+        argv = ("/bin/sh", "-c", line) if line is not None else ("/bin/sh", "-i")
+        return await self._run_shell(argv, streams, environment)
+
+    async def _run_shell(
+        self, argv: tuple[str, ...], streams: Streams, environment: Environment
+    ) -> int:
         user = environment.get("USER", "root")
         home = self.path(environment.get("HOME", "/tmp"))  # noqa: S108
         await asyncio.to_thread(home.mkdir, parents=True, exist_ok=True)
         shims = await self._shims()
-        argv: tuple[str, ...] = ("/bin/sh", "-c", line) if line is not None else ("/bin/sh", "-i")
         program = Program(
             argv=argv,
             folder=home,

@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from gcp_emulator.docker.streams import Streams
 from gcp_emulator.guest.cos import SHELL_TOOLS, Guest
 from gcp_emulator.guest.shims import Shims
 from gcp_emulator.guest.ssh import SshServer, authorized_keys
+from gcp_emulator.guest.startup import StartupScripts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +39,11 @@ class Vm:
 
     Args:
         spec: Which VM it is.
-        metadata: Its attributes: ``user-data``, ``ssh-keys``, ``enable-guest-attributes``.
+        metadata: Its attributes: ``user-data``, ``startup-script``, ``startup-script-url``,
+            ``ssh-keys``, ``enable-guest-attributes``.
         engine: What runs its containers.
         folder: Its disk, a folder of its own: ``root`` is its ``/``, ``containers`` has a folder
-            for each container.
+            for each container. Another `Vm` with the same folder is this one after a reboot.
         ssh_port: Where its SSH server listens, on its own address.
         metadata_port: Where its metadata server listens (somebody else's work).
         environment: What every container gets besides what it is given, such as endpoints.
@@ -49,6 +51,9 @@ class Vm:
         pull_seconds: How long the pull of an image takes.
         record: Told what happens: ``ssh`` (the server answers), ``container`` (one runs),
             ``container-exit``, ``exec`` (a program is executed in a container).
+        images: Entry points of images, by the last part of their names.
+        refusal: Why the pull of an image fails; None if it does not.
+        programs: Folders that come first on every container's PATH.
 
     Raises:
         ValueError: The address is not a loopback address: nothing of a local cloud is public.
@@ -70,6 +75,9 @@ class Vm:
         boot_seconds: float,
         pull_seconds: float,
         record: Callable[[str], None],
+        images: Mapping[str, tuple[str, ...]] | None = None,
+        refusal: Callable[[str], Awaitable[str | None]] | None = None,
+        programs: Sequence[Path] = (),
     ) -> None:
         if not ipaddress.ip_address(spec.address).is_loopback:
             raise ValueError(f"{spec.name}: {spec.address} is no loopback address")
@@ -82,20 +90,28 @@ class Vm:
         self._boot_seconds = boot_seconds
         self._record = record
         metadata_address = f"{spec.address}:{metadata_port}"
+        environment = {
+            **environment,
+            "GCE_METADATA_HOST": metadata_address,
+            "GCE_METADATA_IP": metadata_address,
+        }
         self._containers = Containers(
             engine=engine,
             folder=folder / "containers",
             hostname=spec.name,
-            environment={
-                **environment,
-                "GCE_METADATA_HOST": metadata_address,
-                "GCE_METADATA_IP": metadata_address,
-            },
+            environment=environment,
             record=record,
+            programs=programs,
         )
         root = folder / "root"
         self._docker = Docker(
-            containers=self._containers, root=root, pull_seconds=pull_seconds, record=record
+            containers=self._containers,
+            root=root,
+            pull_seconds=pull_seconds,
+            record=record,
+            images=images,
+            refusal=refusal,
+            images_file=folder / "images.json",
         )
         self._guest = Guest(
             name=spec.name,
@@ -108,9 +124,10 @@ class Vm:
             mark=f"vm-{spec.id}-{time.time_ns()}",
         )
         self._shims = Shims(names=SHELL_TOOLS, run=self._guest.execute)
+        self._startup = StartupScripts(self._guest, environment=environment, runs=engine.shell)
         self._ssh: SshServer | None = None
         self._booting: asyncio.Task[None] | None = None
-        self._cloud_init: asyncio.Task[None] | None = None
+        self._setting_up: asyncio.Task[None] | None = None
         self._shutting_down: asyncio.Task[None] | None = None
 
     async def boot(self) -> None:
@@ -171,6 +188,7 @@ class Vm:
     async def _boot(self) -> None:
         self._guest.say(f"Booting {self.spec.name} ({self.spec.machine_type})")
         await asyncio.sleep(self._boot_seconds)
+        await self._guest.mount()
         key = self._host_key()
         if self._metadata.get("enable-guest-attributes", "").upper() == "TRUE":
             kind, public = key.export_public_key().decode().split()[:2]
@@ -180,14 +198,22 @@ class Vm:
         await self._ssh.listen(self.spec.address, self._ssh_port)
         self._guest.say("systemd[1]: Started OpenSSH server daemon.")
         self._record("ssh")
-        self._cloud_init = asyncio.create_task(
-            self._guest.cloud_init(self._metadata.get("user-data", ""))
-        )
-        self._cloud_init.add_done_callback(self._cloud_init_ended)
+        self._setting_up = asyncio.create_task(self._set_up())
+        self._setting_up.add_done_callback(self._set_up_ended)
+
+    async def _set_up(self) -> None:
+        """What runs at each boot: containers that start by themselves, cloud-init, scripts.
+
+        cloud-init does all of its modules at each boot, once-per-instance ones too: its notes
+        of what it has done are in memory, as is what it wrote to ``/etc``.
+        """
+        await self._containers.boot()
+        await self._guest.cloud_init(self._metadata.get("user-data", ""))
+        await self._startup(self._metadata)
 
     async def _shutdown(self, grace: float) -> None:
         self._guest.say("systemd[1]: System is powering down.")
-        for task in (self._booting, self._cloud_init):
+        for task in (self._booting, self._setting_up):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -222,9 +248,9 @@ class Vm:
             file.write(key.export_private_key())
         return key
 
-    def _cloud_init_ended(self, task: asyncio.Task[None]) -> None:
+    def _set_up_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
-            self._guest.say(f"cloud-init[512]: the local cloud failed: {task.exception()!r}")
+            self._guest.say(f"systemd[1]: the local cloud failed: {task.exception()!r}")
 
     def _print(self, line: str) -> None:
         self.serial += line.encode("utf-8", "replace") + b"\r\n"
