@@ -38,6 +38,7 @@ from gcp_emulator.control import Control
 from gcp_emulator.docker.engine import make_engine
 from gcp_emulator.faults import Faults
 from gcp_emulator.guest.vm import Vm, VmSpec
+from gcp_emulator.iam.api import Iam
 from gcp_emulator.replies import GoogleError, Json
 from gcp_emulator.storage.api import Storage
 
@@ -103,6 +104,9 @@ class LocalCloud:
             )
         except GoogleError as error:
             raise ValueError(error.message) from error
+        self.iam = Iam(
+            folder, project=project, number=self.state.project_number, seconds=operation_seconds
+        )
         self.folder = folder
         self.engine = engine
         self.id = secrets.token_hex(8)
@@ -117,7 +121,9 @@ class LocalCloud:
         self._engine = make_engine(engine)
         self._reserved = [_reserve_port(), _reserve_port()]
         self.ssh_port, self.metadata_port = (s.getsockname()[1] for s in self._reserved)
-        self._metadata = MetadataServers(self.state, port=self.metadata_port)
+        self._metadata = MetadataServers(
+            self.state, port=self.metadata_port, token_given=self.iam.access.register
+        )
         wants_metadata = self._engine.wants_metadata
         self._operations = Operations(self.state, seconds=operation_seconds)
         self.lifecycle = Lifecycle(
@@ -161,8 +167,10 @@ class LocalCloud:
         self.folder.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(shutil.rmtree, self._disks, ignore_errors=True)
         app = web.Application(
-            client_max_size=_LARGEST_BODY, middlewares=[self._guard, self.faults.middleware]
+            client_max_size=_LARGEST_BODY,
+            middlewares=[self._guard, self.faults.middleware, self.iam.services.middleware],
         )
+        self.iam.add_routes(app)
         rest = Rest(app, self.state, self._operations)
         Compute(self.state, self.lifecycle, self._operations).add_routes(rest)
         Groups(self.state, self.lifecycle, self._operations).add_routes(rest)

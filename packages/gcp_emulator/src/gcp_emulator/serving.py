@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from gcp_emulator.server import LocalCloud
 
 _OPEN_FILES = 65_536
-_OWN = ("templates.json", "network.json", "buckets", "vms", "companions", "cloud.json", "lock")
+_OWN = (
+    "templates.json",
+    "network.json",
+    "iam",
+    "buckets",
+    "vms",
+    "companions",
+    "cloud.json",
+    "lock",
+)
 
 
 class CloudError(Exception):

@@ -11,12 +11,14 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
 from gcp_emulator.compute.state import Instance, State
 from gcp_emulator.replies import Json
+
+type TokenGiven = Callable[[str, str], object]
 
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 _TOKEN_SECONDS = 3_599
@@ -36,10 +38,15 @@ class MetadataServers:
     Args:
         state: Where instances are found by address.
         port: The port, the same on every instance's address.
+        token_given: Called with each token that is given away, and with the service account that
+            it speaks for.
     """
 
-    def __init__(self, state: State, *, port: int) -> None:
+    def __init__(
+        self, state: State, *, port: int, token_given: TokenGiven = lambda _token, _email: None
+    ) -> None:
         self._state = state
+        self._token_given = token_given
         self.port = port
         app = web.Application(client_max_size=1 << 20)
         app.router.add_route("*", "/{path:.*}", self._answer)
@@ -95,7 +102,7 @@ class MetadataServers:
         if request.method not in ("GET", "HEAD"):
             return _plain(405, "Method not allowed.")
         if keys[:2] == ["instance", "service-accounts"] and keys[3:] == ["token"]:
-            return _token(instance, keys[2])
+            return _token(instance, keys[2], self._token_given)
         return await self._read(instance, keys, request)
 
     async def _read(
@@ -224,9 +231,10 @@ async def _write_guest_attribute(
     return _plain(200, "")
 
 
-def _token(instance: Instance, account: str) -> web.Response:
+def _token(instance: Instance, account: str, given: TokenGiven) -> web.Response:
     if instance.account is None or account not in ("default", instance.account):
         return _plain(404, f"There is no service account {account!r}.")
+    given(instance.token, instance.account)
     body = {
         "access_token": instance.token,
         "expires_in": _TOKEN_SECONDS,
