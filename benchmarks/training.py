@@ -39,7 +39,7 @@ from benchmarks.figures import Figure, show
 ENVIRONMENT = "Eplus-5zone-hot-continuous-v1"
 SEED = 7
 RUN_PERIOD = "1/1-31/12"
-TIMESTEPS = 6144
+TIMESTEPS = 12_288
 ROLLOUT = 2048
 SAC_TIMESTEPS = 1500
 ROUNDS = 3

@@ -4,7 +4,8 @@ catalogue       the ids of Sinergym 3.12, old ids, close matches      rewards  a
 making          EnvironmentSpec -> one environment, or a vector of several
 energyplus      find it; Sinergym's simulator made safe and quick
 weather         the same weathers again for the same seed
-vector, worker  several environments: one in this process, each other one in its own
+vector          several environments: one in this process, each other one (worker) in its own,
+                over a channel
 normalization   the running statistics of observations
 """
 

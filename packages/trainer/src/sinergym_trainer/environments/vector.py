@@ -12,20 +12,18 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sinergym_trainer import errors
-from sinergym_trainer.environments.worker import Failed, Served, Start, receive, send, serve
+from sinergym_trainer.environments.channel import Channel
+from sinergym_trainer.environments.worker import Failed, Served, Start, serve
 from sinergym_trainer.errors import EnergyPlusFailed, TrainerError
 from sinergym_trainer.process import cores
 
@@ -152,9 +150,8 @@ class _Worker:
 
     def __init__(self, name: str, *, spins: bool) -> None:
         self._name = name
-        self._spins = spins
         self._unread = 0
-        ours, theirs = Pipe()
+        ours, theirs = socket.socketpair()
         with theirs:
             call = f"import sys; from {serve.__module__} import serve; serve(int(sys.argv[1]))"
             self.process = subprocess.Popen(
@@ -165,12 +162,8 @@ class _Worker:
                 # As many threads as there are environments are enough.
                 env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             )
-        self._connection: Connection[Any, Any] = ours
-        # A limit in the kernel costs nothing; `poll` before each answer would.
-        with socket.socket(fileno=os.dup(ours.fileno())) as same:
-            same.setsockopt(
-                socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _ANSWERING, 0)
-            )
+        self._channel = Channel(ours, spins=spins)
+        self._channel.answers_within(_ANSWERING)
 
     def send(self, message: Any) -> None:
         """Give a command; answers that nobody took, as another worker failed, are dropped."""
@@ -178,7 +171,7 @@ class _Worker:
             with contextlib.suppress(AttributeError):
                 self.recv()
         try:
-            send(self._connection, message)
+            self._channel.send(message)
         except OSError:
             raise self._ended() from None
         self._unread += 1
@@ -192,9 +185,9 @@ class _Worker:
         """
         self._unread -= 1
         try:
-            if seconds is not None and not self._connection.poll(seconds):
+            if seconds is not None and not self._channel.has_message(seconds):
                 raise TrainerError(f"{self._name} was not made within {seconds:g} s")
-            answer = receive(self._connection, spins=self._spins)
+            answer = self._channel.receive()
         except (EOFError, OSError):
             raise self._ended() from None
         if isinstance(answer, Failed):
@@ -204,14 +197,14 @@ class _Worker:
     def ask_to_end(self) -> None:
         """Tell it to close, when it is done with what it does."""
         with contextlib.suppress(OSError):
-            send(self._connection, ("close", None))
+            self._channel.send(("close", None))
 
     def end(self, deadline: float) -> None:
         """Wait for its end, and kill it after the deadline."""
         try:
             # What it still sends must not fill the socket that it closes after.
-            while (left := deadline - time.monotonic()) > 0 and self._connection.poll(left):
-                receive(self._connection)
+            while (left := deadline - time.monotonic()) > 0 and self._channel.has_message(left):
+                self._channel.receive()
         except (EOFError, OSError):
             pass
         try:
@@ -219,7 +212,7 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._connection.close()
+        self._channel.close()
 
     def _ended(self) -> EnergyPlusFailed:
         try:

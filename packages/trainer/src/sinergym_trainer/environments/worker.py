@@ -8,26 +8,21 @@ half a gigabyte less of memory for each.
 
 import contextlib
 import importlib.util
-import pickle
 import signal
+import socket
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any
 
+from sinergym_trainer.environments.channel import Channel
 from sinergym_trainer.process import cores
 
 if TYPE_CHECKING:
     from sinergym_trainer.environments.making import EnvironmentSpec
 
 _MONITOR = "stable_baselines3.common.monitor"
-_SPIN = 0.005
-"""Seconds for which who waits looks for a message without sleeping: more than the other side takes
-for a step, much less than for an update of its networks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,39 +46,17 @@ class Failed:
         self.text = " ".join(str(error).split())
 
 
-def send(connection: "Connection[Any, Any]", message: Any) -> None:
-    """Send a message; as `Connection.send`, without what that does for sockets and locks in it."""
-    connection.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
-
-
-def receive(connection: "Connection[Any, Any]", *, spins: bool = False) -> Any:
-    """The next message of the other side, which is this program, too.
-
-    Args:
-        connection: to it.
-        spins: whether to look for it for a while before sleeping. To wake a core that sleeps takes
-            a fifth of a millisecond, and what it was doing is not in its caches any more: a step
-            takes nearly twice as long then.
-    """
-    if spins:
-        arrived = poll()
-        arrived.register(connection.fileno(), POLLIN)
-        deadline = time.perf_counter() + _SPIN
-        while not arrived.poll(0) and time.perf_counter() < deadline:
-            pass
-    return pickle.loads(connection.recv_bytes())  # noqa: S301
-
-
 def serve(descriptor: int) -> None:
     """Make an environment and do what its vector says, until the connection ends."""
     # They go to the whole group of processes; the vector's owner decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    connection: Connection[Any, Any] = Connection(descriptor)
+    channel = Channel(socket.socket(fileno=descriptor))
     with contextlib.suppress(EOFError, ConnectionError):
         from sinergym_trainer.environments.making import closing, is_new, make_unwatched
 
-        start: Start = receive(connection)
+        start: Start = channel.receive()
+        channel.spins = start.spins
         cores.keep_to(start.core)
         cores.give_way()
         try:
@@ -95,17 +68,17 @@ def serve(descriptor: int) -> None:
                 override_existing=is_new(start.monitor),
             )
         except Exception as error:
-            send(connection, Failed(error))
+            channel.send(Failed(error))
             return
         with closing(made) as env:
-            send(connection, (env.observation_space, env.action_space))
+            channel.send((env.observation_space, env.action_space))
             served = Served(env)
-            while (message := receive(connection, spins=start.spins))[0] != "close":
+            while (message := channel.receive())[0] != "close":
                 try:
                     answer = served.answer(*message)
                 except Exception as error:
                     answer = Failed(error)
-                send(connection, answer)
+                channel.send(answer)
 
 
 class Served:
