@@ -36,6 +36,7 @@ def serve(
     boot_seconds: float = 1.0,
     pull_seconds: float = 0.5,
     idle_minutes: float = 0.0,
+    image: Annotated[list[str] | None, Parameter(negative=())] = None,
     companion: Annotated[list[str] | None, Parameter(negative=())] = None,
 ) -> int:
     """Run a cloud in the foreground; prints `export NAME=VALUE` lines once it is ready.
@@ -52,6 +53,8 @@ def serve(
         boot_seconds: How long an instance boots.
         pull_seconds: How long the pull of an image takes.
         idle_minutes: End after so many minutes without an instance or a request; 0 never.
+        image: REPOSITORY=PROGRAM, the entry point of an image, named by the last part of its path
+            (default: sinergym-runner for all). Can be given several times.
         companion: NAME=COMMAND, run as long as the cloud; {port} becomes a free port, {folder} a
             folder of its own. Can be given several times.
     """
@@ -79,6 +82,7 @@ def serve(
             boot_seconds=_within("--boot-seconds", boot_seconds, 0, 3_600),
             pull_seconds=_within("--pull-seconds", pull_seconds, 0, 3_600),
             idle_minutes=_within("--idle-minutes", idle_minutes, 0, 1e6),
+            images=_images(image or []),
             companions=[parse_companion(text) for text in companion or []],
         )
     except ValueError as error:
@@ -199,6 +203,13 @@ def _capacity(text: str | None) -> int | Literal["default"] | None:
     if text.isdecimal():
         return int(text)
     raise ValueError(f"--capacity {text}: a whole number, or unlimited")
+
+
+def _images(texts: list[str]) -> dict[str, str]:
+    from gcp_emulator.docker.words import parse_program
+
+    parsed = [parse_program(text) for text in texts]
+    return {name: shlex.join(words) for name, words in parsed}
 
 
 def _within[N: (int, float)](option: str, value: N, least: float, most: float) -> N:

@@ -1,7 +1,9 @@
 """Faults on demand, and counting: one middleware around every Google API route.
 
 A fault fails the next calls whose method name fits a pattern, for example
-``{"method": "compute.instanceGroupManagers.*", "status": 503, "count": 2}``.
+``{"method": "compute.instanceGroupManagers.*", "status": 503, "count": 2}``. The pull of a
+container's image is no call of an API, but can fail, too: ``{"method": "docker.pull", "match":
+"mlflow-server"}``, with Docker's words for an unknown manifest, or with the fault's ``message``.
 """
 
 import asyncio
@@ -48,7 +50,7 @@ class Fault:
     after: bool = False
     """Whether the call is carried out first, so that only its answer is lost."""
     match: str = ""
-    """Only calls whose URL contains this."""
+    """Only calls whose URL (pulls whose image) contains this."""
 
     def to_json(self) -> Json:
         """As ``/emulator/faults`` shows it."""
@@ -75,6 +77,20 @@ class Faults:
     def waiting(self) -> list[Fault]:
         """The faults that wait."""
         return list(self._faults)
+
+    async def refusal(self, method: str, subject: str, *, otherwise: str) -> str | None:
+        """Why something that is no call of an API fails now, if a fault waits for it.
+
+        Args:
+            method: What it is called in faults, such as ``docker.pull``.
+            subject: What `Fault.match` is looked for in.
+            otherwise: The reason when the fault has no message of its own.
+        """
+        fault = self._take(method, subject)
+        if fault is None:
+            return None
+        await asyncio.sleep(fault.delay)
+        return None if fault.status == 200 else fault.message or otherwise
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Route) -> web.StreamResponse:

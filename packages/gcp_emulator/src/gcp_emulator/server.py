@@ -12,6 +12,7 @@ Templates and buckets are kept in the folder; instances and groups end with the 
 import asyncio
 import contextlib
 import errno
+import functools
 import ipaddress
 import logging
 import os
@@ -19,7 +20,7 @@ import secrets
 import shutil
 import socket
 import urllib.parse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -28,17 +29,22 @@ from aiohttp import web
 
 from gcp_emulator.companions import mark
 from gcp_emulator.compute.api import Compute
+from gcp_emulator.compute.firewall import allows
 from gcp_emulator.compute.groups import Groups
-from gcp_emulator.compute.lifecycle import Lifecycle, MakeMachine, Sites
+from gcp_emulator.compute.lifecycle import Lifecycle
 from gcp_emulator.compute.metadata import MetadataServers
 from gcp_emulator.compute.operations import Operations
+from gcp_emulator.compute.power import MakeMachine, Sites
 from gcp_emulator.compute.rest import Rest
 from gcp_emulator.compute.state import Instance, Machine, State, now
 from gcp_emulator.control import Control
 from gcp_emulator.docker.engine import make_engine
+from gcp_emulator.docker.words import manifest_unknown, parse_program
 from gcp_emulator.faults import Faults
 from gcp_emulator.guest.vm import Vm, VmSpec
 from gcp_emulator.iam.api import Iam
+from gcp_emulator.network.entrances import Entrance, Entrances
+from gcp_emulator.network.ports import opened
 from gcp_emulator.replies import GoogleError, Json
 from gcp_emulator.storage.api import Storage
 
@@ -47,6 +53,15 @@ type Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = logging.getLogger(__name__)
 
 _LARGEST_BODY = 8 << 30
+
+# Google's default network has this rule from the beginning.
+_DEFAULT_ALLOW_SSH: Json = {
+    "name": "default-allow-ssh",
+    "direction": "INGRESS",
+    "priority": 65_534,
+    "sourceRanges": ["0.0.0.0/0"],
+    "allowed": [{"IPProtocol": "tcp", "ports": ["22"]}],
+}
 
 
 class LocalCloud:
@@ -67,6 +82,8 @@ class LocalCloud:
         operation_seconds: How long the shortest operation takes.
         repair_seconds: How soon a group sees that an instance of its is gone.
         grace_seconds: What containers have to end when their instance is deleted.
+        images: Programs that are the entry points of images, by the last part of the image's name
+            (``{"mlflow-server": "mlflow-infra-server"}``); other images have the engine's.
         make_machine: Makes the computer behind an instance, instead of `gcp_emulator.guest.vm.Vm`;
             metadata servers are opened for it as the engine wants.
 
@@ -90,6 +107,7 @@ class LocalCloud:
         operation_seconds: float = 0.05,
         repair_seconds: float = 1.0,
         grace_seconds: float = 30.0,
+        images: Mapping[str, str] | None = None,
         make_machine: MakeMachine | None = None,
     ) -> None:
         _check_loopback(host)
@@ -119,6 +137,8 @@ class LocalCloud:
         self._boot_seconds = boot_seconds
         self._pull_seconds = pull_seconds
         self._engine = make_engine(engine)
+        self._images = dict(parse_program(f"{k}={v}") for k, v in (images or {}).items())
+        self._entrances = Entrances(self._entrances_now)
         self._reserved = [_reserve_port(), _reserve_port()]
         self.ssh_port, self.metadata_port = (s.getsockname()[1] for s in self._reserved)
         self._metadata = MetadataServers(
@@ -152,6 +172,9 @@ class LocalCloud:
         return {
             "STORAGE_EMULATOR_HOST": self.endpoint,
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{self.endpoint}/compute/v1/",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": f"{self.endpoint}/",
+            # As the real cloud-sql-proxy takes its option --sqladmin-api-endpoint.
+            "CSQL_PROXY_SQLADMIN_API_ENDPOINT": f"{self.endpoint}/",
         }
 
     @property
@@ -195,6 +218,9 @@ class LocalCloud:
             stack.push_async_callback(runner.cleanup)
             stack.push_async_callback(self._operations.close)
             stack.push_async_callback(control.close)
+            self.state.changed.append(self._entrances.update)
+            await self._entrances.start()
+            stack.push_async_callback(self._entrances.stop)
             site = web.TCPSite(runner, self._host, self._port, backlog=1_024)
             await site.start()
             self._port = runner.addresses[0][1]
@@ -240,6 +266,41 @@ class LocalCloud:
             boot_seconds=self._boot_seconds,
             pull_seconds=self._pull_seconds,
             record=record,
+            images=self._images,
+            refusal=self._refuse_pull,
+        )
+
+    async def _refuse_pull(self, image: str) -> str | None:
+        return await self.faults.refusal("docker.pull", image, otherwise=manifest_unknown(image))
+
+    @property
+    def _rules(self) -> Sequence[Json]:
+        return [*self.state.firewalls.values(), _DEFAULT_ALLOW_SSH]
+
+    def _entrances_now(self) -> Iterator[Entrance]:
+        """The ports of external addresses that the firewall's rules open."""
+        for instance in self.state.standalone():
+            external = instance.external_address
+            if external is None or external == instance.address:
+                continue
+            for port in opened(self._rules, tags=instance.tags, account=instance.account):
+                yield Entrance(
+                    external=external,
+                    internal=instance.address,
+                    port=self.ssh_port if port == 22 else port,
+                    guard=functools.partial(self._admits, instance, port),
+                )
+
+    def _admits(self, instance: Instance, port: int, peer: str) -> bool:
+        caller = self.state.instance_at(peer)
+        return allows(
+            self._rules,
+            peer=peer,
+            port=port,
+            tags=instance.tags,
+            account=instance.account,
+            peer_account=caller.account if caller else None,
+            peer_tags=caller.tags if caller else (),
         )
 
     def _describe(self) -> Json:

@@ -20,7 +20,7 @@ import shutil
 import signal
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,6 +59,7 @@ class ServeOptions:
     boot_seconds: float
     pull_seconds: float
     idle_minutes: float
+    images: Mapping[str, str]
     companions: Sequence["Companion"]
 
 
@@ -88,6 +89,7 @@ async def serve(options: ServeOptions, ready: Callable[[dict[str, Any]], None]) 
                 port=options.port,
                 boot_seconds=options.boot_seconds,
                 pull_seconds=options.pull_seconds,
+                images=options.images,
             )
         except ValueError as error:
             raise CloudError(str(error)) from error
@@ -122,6 +124,7 @@ def exports(known: dict[str, Any]) -> dict[str, str]:
     return {
         "STORAGE_EMULATOR_HOST": endpoint,
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{endpoint}/compute/v1/",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": f"{endpoint}/",
         "GCLOUD_OPS_ENDPOINT": endpoint,
         "GCLOUD_OPS_PROJECT": known["project"],
         "GCLOUD_OPS_ZONE": known["zone"],

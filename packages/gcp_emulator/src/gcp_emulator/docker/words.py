@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -258,6 +259,25 @@ def name_and_tag(image: str) -> tuple[str, str]:
 def last_part(image: str) -> str:
     """What an image is called: the last part of its path, without tag and digest."""
     return name_and_tag(image.partition("@")[0])[0].rpartition("/")[2]
+
+
+def parse_program(text: str) -> tuple[str, tuple[str, ...]]:
+    """``REPOSITORY=PROGRAM``: the last part of an image's name, and its entry point's words.
+
+    Raises:
+        ValueError: It is not that; in one line.
+    """
+    name, _, program = text.partition("=")
+    try:
+        words = tuple(shlex.split(program))
+    except ValueError as error:
+        raise ValueError(f"image {text!r}: {error}") from error
+    if not re.fullmatch(_PART, name) or not words:
+        raise ValueError(
+            f"image {text!r}: REPOSITORY=PROGRAM is meant, such as mlflow-server=my-program, with"
+            " the last part of the image's name, without tag"
+        )
+    return name, words
 
 
 def manifest_unknown(image: str) -> str:

@@ -1,0 +1,1 @@
+"""What connects instances with the outside: external addresses, behind the firewall's rules."""
