@@ -9,9 +9,10 @@ from typing import Any
 from aiohttp import web
 
 from gcp_emulator.compute import catalog
-from gcp_emulator.compute.lifecycle import Lifecycle, template_link, touch
+from gcp_emulator.compute.lifecycle import Lifecycle, template_link
 from gcp_emulator.compute.listing import page
 from gcp_emulator.compute.operations import Operation, Operations
+from gcp_emulator.compute.power import touch
 from gcp_emulator.compute.rest import Rest, aggregated, listed
 from gcp_emulator.compute.state import (
     Instance,

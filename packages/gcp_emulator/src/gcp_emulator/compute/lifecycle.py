@@ -19,63 +19,19 @@ member's last attempt tells why: ``INTERNAL_ERROR``, and the reason.
 import asyncio
 import logging
 import secrets
-import shutil
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gcp_emulator.compute import catalog
 from gcp_emulator.compute.operations import Operations
-from gcp_emulator.compute.state import (
-    Group,
-    Instance,
-    Machine,
-    Member,
-    State,
-    Template,
-    new_id,
-    now,
-)
+from gcp_emulator.compute.power import MakeMachine, Power, Sites, Timeline, begin, touch
+from gcp_emulator.compute.state import Group, Instance, Member, State, Template, new_id, now
 from gcp_emulator.replies import Json
-
-type MakeMachine = Callable[[Instance, Callable[[str], None]], Machine]
-"""Makes the computer of an instance; the second argument takes the timeline's events."""
 
 _log = logging.getLogger(__name__)
 
 _LETTERS = "0123456789bcdfghjklmnpqrstvwxz"
 _LONGEST_PAUSE = 30.0
-_SHUTDOWN_SECONDS = 60.0  # beyond the grace; then an instance is gone, whatever its machine says
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """One instant, on the monotonic clock (seconds) and as UTC time."""
-
-    monotonic: float
-    utc: str
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class Timeline:
-    """When what happened to an instance first: created, booted, ssh, container, exec, gone."""
-
-    name: str
-    id: str
-    moments: dict[str, Moment] = field(default_factory=dict)
-
-    def record(self, event: str) -> None:
-        """Note an event, if it is the first of its kind."""
-        self.moments.setdefault(event, Moment(monotonic=time.monotonic(), utc=now()))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sites:
-    """How an instance's metadata server is opened and closed."""
-
-    open: Callable[[Instance], Awaitable[None]]
-    close: Callable[[Instance], Awaitable[None]]
 
 
 class Lifecycle:
@@ -108,42 +64,57 @@ class Lifecycle:
     ) -> None:
         self._state = state
         self._operations = operations
-        self._make_machine = make_machine
-        self._sites = sites
-        self._folder = folder
-        self._capacity = capacity
-        self._zone_capacity: dict[str, int] = {}
-        self._occupied: dict[str, int] = {}
+        self.power = Power(
+            state,
+            make_machine=make_machine,
+            sites=sites,
+            folder=folder,
+            capacity=capacity,
+            boot_patience=boot_patience,
+            ended=self._after_end,
+        )
         self._waiting: dict[Member, Group] = {}
         self._closing = False
         self.grace_seconds = grace_seconds
         self.repair_seconds = repair_seconds
-        self.boot_patience = boot_patience
-        self.timelines: dict[str, Timeline] = {}
 
     @property
     def capacity(self) -> int | None:
-        """How many instances can run at once; None for no limit."""
-        return self._capacity
+        """How many instances of groups can run at once; None for no limit."""
+        return self.power.capacity
 
     @property
     def zone_capacity(self) -> dict[str, int]:
         """The zones with a limit of their own."""
-        return dict(self._zone_capacity)
+        return dict(self.power.zone_capacity)
 
     @property
     def running(self) -> int:
         """How many places are taken."""
-        return sum(self._occupied.values())
+        return self.power.running
+
+    @property
+    def timelines(self) -> dict[str, Timeline]:
+        """When what happened to instances, by their ids."""
+        return self.power.timelines
+
+    @property
+    def boot_patience(self) -> float:
+        """How long a machine may boot, in seconds."""
+        return self.power.boot_patience
+
+    @boot_patience.setter
+    def boot_patience(self, seconds: float) -> None:
+        self.power.boot_patience = seconds
 
     def set_capacity(self, capacity: int | None, *, zone: str | None = None) -> None:
         """Change how many instances can run at once, in the cloud or in one zone."""
         if zone is None:
-            self._capacity = capacity
+            self.power.capacity = capacity
         elif capacity is None:
-            self._zone_capacity.pop(zone, None)
+            self.power.zone_capacity.pop(zone, None)
         else:
-            self._zone_capacity[zone] = capacity
+            self.power.zone_capacity[zone] = capacity
         self._serve_queue()
 
     def grow(
@@ -175,7 +146,7 @@ class Lifecycle:
             self._waiting.pop(member, None)
             old, member.task = (
                 member.task,
-                _begin(self._delete_member(group, member, member.task, grace)),
+                begin(self._delete_member(group, member, member.task, grace)),
             )
             if old is not None:
                 old.cancel()
@@ -189,7 +160,7 @@ class Lifecycle:
 
     async def delete_instance(self, instance: Instance, *, grace: float | None = None) -> None:
         """Delete an instance; if it is a member's, the group makes it anew."""
-        await self._end(instance, self.grace_seconds if grace is None else grace)
+        await self.power.end(instance, self.grace_seconds if grace is None else grace)
 
     async def preempt(self, instance: Instance, *, grace: float) -> None:
         """Take an instance away as Google does with Spot VMs.
@@ -206,7 +177,7 @@ class Lifecycle:
             target_id=instance.id,
             user="system",
         )
-        await self._end(instance, grace, keep=True)
+        await self.power.end(instance, grace, keep=True)
 
     async def close(self, *, grace: float) -> None:
         """End everything that runs; what ends already has no longer than `grace` either."""
@@ -221,7 +192,7 @@ class Lifecycle:
         for task in tasks:
             task.cancel()
         instances = list(self._state.instances.values())
-        ends = [self._end(instance, grace) for instance in instances]
+        ends = [self.power.end(instance, grace) for instance in instances]
         shorter = [
             instance.machine.shutdown(grace)
             for instance in instances
@@ -242,10 +213,8 @@ class Lifecycle:
                 member.errors = []
             instance = self._new_instance(group, member)
             member.instance = instance
-            self._state.add_instance(instance)
-            self._occupy(group.zone, 1)
-            instance.booting = asyncio.create_task(self._boot(member, instance))
-            member.task = _begin(self._bring_up(group, member, instance, instance.booting))
+            booting = self.power.start(instance, running=lambda: _verify(member))
+            member.task = begin(self._bring_up(group, member, instance, booting))
             return
         if refusal not in member.errors:
             member.errors = [refusal]
@@ -265,32 +234,17 @@ class Lifecycle:
             path = self._state.path(group.zone, "instances", member.name)
             message = f"The resource '{path}' already exists"
             return {"code": "RESOURCE_ALREADY_EXISTS", "message": message}
-        if self._full(group.zone):
-            where = f"projects/{self._state.project}/zones/{group.zone}"
-            return {
-                "code": "ZONE_RESOURCE_POOL_EXHAUSTED",
-                "message": f"The zone '{where}' does not have enough resources available to"
-                " fulfill the request.  Try a different zone, or try again later.",
-            }
-        return None
-
-    def _full(self, zone: str) -> bool:
-        limit = self._zone_capacity.get(zone)
-        if limit is not None and self._occupied.get(zone, 0) >= limit:
-            return True
-        return self._capacity is not None and self.running >= self._capacity
-
-    def _occupy(self, zone: str, places: int) -> None:
-        self._occupied[zone] = self._occupied.get(zone, 0) + places
+        full = self.power.refusal(group.zone)
+        return {"code": full.reason, "message": full.message} if full else None
 
     def _serve_queue(self) -> None:
         """Give free places to those who wait, first come first served."""
         if self._closing:
             return
         for member, group in list(self._waiting.items()):
-            if self._capacity is not None and self.running >= self._capacity:
+            if self.capacity is not None and self.running >= self.capacity:
                 return
-            if not self._full(group.zone):
+            if self.power.refusal(group.zone) is None:
                 self._raise(group, member)
 
     async def _bring_up(
@@ -306,26 +260,6 @@ class Lifecycle:
         member.failures, member.errors = 0, []
         if member.action == "VERIFYING":
             member.action = "NONE"
-
-    async def _boot(self, member: Member, instance: Instance) -> None:
-        """Provision an instance and boot it."""
-        timeline = Timeline(name=instance.name, id=instance.id)
-        self._keep(timeline)
-        timeline.record("created")
-        await asyncio.sleep(0)
-        instance.status = "STAGING"
-        machine = instance.machine = self._make_machine(instance, timeline.record)
-        await asyncio.sleep(0)
-        instance.status = "RUNNING"
-        instance.started = now()
-        self._state.notify()
-        if member.action != "DELETING":
-            member.action = "VERIFYING"
-        async with asyncio.timeout(self.boot_patience):
-            if self._sites is not None:
-                await self._sites.open(instance)
-            await machine.boot()
-        timeline.record("booted")
 
     async def _start_over(
         self, group: Group, member: Member, instance: Instance, error: Exception
@@ -344,7 +278,7 @@ class Lifecycle:
         reason = {"code": "INTERNAL_ERROR", "message": message}
         member.errors = [reason]
         group.errors.append(self._error_entry(group, member, reason))
-        await self._end(instance, 0)
+        await self.power.end(instance, 0)
         member.instance = None
         await asyncio.sleep(min(self.repair_seconds * 2 ** (member.failures - 1), _LONGEST_PAUSE))
         self._raise(group, member)
@@ -378,55 +312,12 @@ class Lifecycle:
             token=f"local.{secrets.token_urlsafe(24)}",
         )
 
-    async def _end(self, instance: Instance, grace: float, *, keep: bool = False) -> None:
-        """End an instance, once; later callers wait for the same end."""
-        if instance.gone:
-            return
-        if instance.ending is None or (instance.ending.done() and not keep):
-            instance.ending = _begin(self._shut_down(instance, grace, keep=keep))
-        await asyncio.shield(instance.ending)
-        if not keep:
-            # What was only stopped, by a preemption, is removed now.
-            await self._end(instance, grace)
-
-    async def _shut_down(self, instance: Instance, grace: float, *, keep: bool) -> None:
-        if instance.status != "TERMINATED":
-            instance.status = "STOPPING"
-            self._state.notify()
-            await self._switch_off(instance, grace)
-            self._occupy(instance.zone, -1)
-        if keep:
-            instance.status = "TERMINATED"
-        else:
-            self._remove(instance)
-        self._state.notify()
-        self._after_end(instance)
+    def _after_end(self, instance: Instance) -> None:
+        """Let the group see that an instance of its has gone, and others have its place."""
+        self._tell_group(instance)
         self._serve_queue()
 
-    async def _switch_off(self, instance: Instance, grace: float) -> None:
-        if instance.booting is not None and not instance.booting.done():
-            instance.booting.cancel()
-            await asyncio.gather(instance.booting, return_exceptions=True)
-        try:
-            async with asyncio.timeout(grace + _SHUTDOWN_SECONDS):
-                if instance.machine is not None:
-                    await instance.machine.shutdown(grace)
-                touch(instance)
-                if self._sites is not None:
-                    await self._sites.close(instance)
-                if self._folder is not None and (disk := self._folder / instance.name).exists():
-                    await asyncio.to_thread(shutil.rmtree, disk, ignore_errors=True)
-        except Exception:
-            _log.exception("%s did not shut down", instance.name)
-
-    def _remove(self, instance: Instance) -> None:
-        instance.gone = True
-        self._state.remove_instance(instance)
-        if (timeline := self.timelines.get(instance.id)) is not None:
-            timeline.record("gone")
-
-    def _after_end(self, instance: Instance) -> None:
-        """Let the group see that an instance of its has gone."""
+    def _tell_group(self, instance: Instance) -> None:
         found = self._state.group_of(instance)
         if found is None or self._closing or instance.failed:
             return
@@ -435,7 +326,7 @@ class Lifecycle:
             return
         if group.repair:
             member.action = "RECREATING"
-            member.task = _begin(self._repair(group, member, instance))
+            member.task = begin(self._repair(group, member, instance))
             return
         member.action = "NONE"
         if instance.status != "TERMINATED":
@@ -444,7 +335,7 @@ class Lifecycle:
     async def _repair(self, group: Group, member: Member, old: Instance) -> None:
         await asyncio.sleep(self.repair_seconds)
         if old.status == "TERMINATED":
-            self._remove(old)
+            self.power.remove(old)
         member.instance = None
         member.errors = []
         self._raise(group, member)
@@ -455,7 +346,7 @@ class Lifecycle:
         if before is not None:
             await asyncio.gather(before, return_exceptions=True)
         if member.instance is not None:
-            await self._end(member.instance, grace)
+            await self.power.end(member.instance, grace)
         group.members.pop(member.name, None)
         self._serve_queue()
         self._finish_group(group)
@@ -489,30 +380,12 @@ class Lifecycle:
             },
         }
 
-    def _keep(self, timeline: Timeline) -> None:
-        self.timelines[timeline.id] = timeline
-        if len(self.timelines) > 10_000:
-            del self.timelines[next(iter(self.timelines))]
-
 
 def template_link(state: State, template: Template) -> str:
     """The URL of a template."""
     return state.link(None, "instanceTemplates", template.name)
 
 
-def _begin(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-    """A task that nobody has to await for its failure to be seen."""
-    task = asyncio.create_task(work)
-    task.add_done_callback(_tell_failure)
-    return task
-
-
-def _tell_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("something failed that should not", exc_info=error)
-
-
-def touch(instance: Instance) -> None:
-    """Wake those who wait for a change of the instance's metadata."""
-    instance.changed.set()
-    instance.changed = asyncio.Event()
+def _verify(member: Member) -> None:
+    if member.action != "DELETING":
+        member.action = "VERIFYING"

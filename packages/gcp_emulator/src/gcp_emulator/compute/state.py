@@ -81,6 +81,8 @@ class Instance:
     tags: tuple[str, ...]
     account: str | None
     """E-mail address of its service account."""
+    standalone: bool = False
+    """Whether it was made by itself, and not by a group."""
     static_address: str | None = None
     """The reserved address that it is reached at from outside, if it has one."""
     token: str
@@ -295,7 +297,7 @@ class State:
     def standalone(self) -> Iterator[Instance]:
         """The RUNNING instances outside any group."""
         for instance in list(self.instances.values()):
-            if instance.status == "RUNNING" and self.group_of(instance) is None:
+            if instance.status == "RUNNING" and instance.standalone:
                 yield instance
 
     def user_of(self, address: Address) -> Instance | None:
