@@ -60,11 +60,6 @@ class Session(OpsSession):
             )
         return found
 
-    @property
-    def is_google(self) -> bool:
-        """Whether this is Google Cloud, where things cost money."""
-        return self.settings.is_google
-
     def command(self, words: str) -> str:
         """A command line of ours that works on the same cloud, for hints."""
         return f"{PROGRAM} {'--local ' if self.common.local else ''}{words}"

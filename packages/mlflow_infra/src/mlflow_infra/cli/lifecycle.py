@@ -19,6 +19,7 @@ __all__ = ["down", "restart", "up", "upgrade"]
 
 PASSWORD_VARIABLE: Final = "DB_ROOT_PASSWORD"
 
+_APIS = "APIs"  # they stay enabled: others use them too
 _NONE = "none"
 _EVERYBODY = "0.0.0.0/0"
 
@@ -34,6 +35,7 @@ def up(
     db_root_password: Annotated[
         str | None, Parameter(name="--DB_ROOT_PASSWORD", allow_leading_hyphen=True)
     ] = None,
+    patience: float = 900,
     yes: Yes = False,
     session: GivenSession,
 ) -> int:
@@ -52,6 +54,7 @@ def up(
         tier: Machine type of the database. [db-f1-micro]
         db_root_password: Password for the database; one is generated where none is given. "-"
             reads it from standard input. [$DB_ROOT_PASSWORD]
+        patience: Seconds to wait at the end until the server is well; 0 doesn't wait.
         yes: Don't ask.
     """
     from gcloud_ops.cli import output
@@ -70,21 +73,20 @@ def up(
         machine_type=machine_type,
     )
     password = None if plan else _password(db_root_password)
-    infra = _reachable(session, operations.wanted(session.clients, given), given.source_ranges)
+    infra = operations.wanted(session.clients, given, only_look=plan)
     if _EVERYBODY in infra.source_ranges:
         output.say(
             f"{PROGRAM}: {_EVERYBODY}: the whole Internet may try to log in, and what is sent "
             "there is not encrypted"
         )
 
-    looked = planning.look(session.clients, infra)
+    looked = planning.look(session.clients, infra, database_password=password)
     if plan:
         _print_plan(session, infra, looked)
         return ExitCode.DONE
-    changes = _changes(looked)
     _tell_drift(looked)
-    if changes and not session.common.local:
-        for finding in changes:
+    if looked.changes and not session.common.local:
+        for finding in looked.changes:
             output.say(f"  {finding.what}: {_words(finding)}")
         question = f"Make this in project {infra.project}, for {_cost(looked)}?"
         if not output.confirm(question, yes=yes):
@@ -92,17 +94,13 @@ def up(
     try:
         with showing() as tell:
             planning.up(session.clients, infra, tell=tell, database_password=password)
-        if changes:
-            uri = operations.tracking_uri(session.clients, infra)
-            output.say(f"waiting for {uri}")
-            operations.wait_until_healthy(uri, seconds=operations.HEALTHY_WITHIN)
+        return _tell_up(session, infra, patience)
     except KeyboardInterrupt:
         output.say(
             f"{PROGRAM}: interrupted; what is made stays, `{session.command('up')}` goes on and "
             f"`{session.command('down')}` removes it"
         )
         return ExitCode.INTERRUPTED
-    return _tell_up(session, infra)
 
 
 def restart(*, session: GivenSession) -> None:
@@ -168,8 +166,8 @@ def down(
 
     infra = operations.found_or_default(session.clients, bucket=session.common.bucket)
     looked = planning.look(session.clients, infra)
-    there = [it for it in looked.findings if it.state != "missing"]
-    going = [it for it in there if it.is_removable and (delete_data or not it.holds_data)]
+    there = [it for it in looked.findings if it.state != "missing" and it.what != _APIS]
+    going = [it for it in there if delete_data or not it.holds_data]
     staying = [it for it in there if it not in going]
     if not going:
         output.say(f"there is nothing to remove in project {infra.project}")
@@ -213,25 +211,6 @@ def _source_ranges(words: "Sequence[str]") -> tuple[str, ...] | None:
     return tuple(word if "/" in word else f"{word}/32" for word in words)
 
 
-def _reachable(
-    session: Session, infra: "Infrastructure", ranges: tuple[str, ...] | None
-) -> "Infrastructure":
-    """With somebody who may reach it, where neither an option nor a rule says who."""
-    from dataclasses import replace
-
-    from gcloud_ops.errors import InvalidRequest
-
-    if infra.source_ranges or ranges is not None:
-        return infra
-    if not session.is_google:
-        return replace(infra, source_ranges=("127.0.0.1/32",))
-    raise InvalidRequest(
-        "--source-range: who may reach the server?",
-        hint="give your public address, such as --source-range 203.0.113.7/32, or "
-        f"--source-range {_NONE} for nobody but the trainers",
-    )
-
-
 def _password(option: str | None) -> str | None:
     """The database's password, from where it was given; None: it is generated."""
     from gcloud_ops.cli.output import say
@@ -272,18 +251,12 @@ def _typed(name: str, *, yes: bool, what: str) -> bool:
 # ------------------------------------------------------------------------------- telling
 
 
-def _changes(looked: "Plan") -> "list[Finding]":
-    """What `up` would make or mend."""
-    return [it for it in looked.findings if it.state in {"missing", "making"} or it.mends]
-
-
 def _tell_drift(looked: "Plan") -> None:
     from gcloud_ops.cli.output import say
 
-    for finding in looked.findings:
-        for text in finding.differences:
-            if finding.state == "differs" and text not in finding.mends:
-                say(f"{PROGRAM}: {finding.what}: {text} (left as it is)")
+    for finding in looked.drift:
+        for text in finding.drift:
+            say(f"{PROGRAM}: {finding.what}: {text} (left as it is)")
 
 
 def _tell_staying(findings: "Sequence[Finding]") -> None:
@@ -294,9 +267,9 @@ def _tell_staying(findings: "Sequence[Finding]") -> None:
 
 
 def _words(finding: "Finding") -> str:
-    if finding.state == "missing" and not finding.mends:
+    if finding.state == "missing" and not finding.seen.mends:
         return "will be made"
-    return "; ".join(finding.mends or finding.differences) or "is being made"
+    return "; ".join(finding.seen.mends or finding.differences) or "is being made"
 
 
 def _cost(looked: "Plan") -> str:
@@ -322,7 +295,7 @@ def _print_plan(session: Session, infra: "Infrastructure", looked: "Plan") -> No
         for finding in looked.findings
     ]
     sys.stdout.write(output.table(("RESOURCE", "STATE", "$ A MONTH", "DIFFERENCES"), rows))
-    changes = _changes(looked)
+    changes = looked.changes
     output.say(
         f"project {infra.project}, zone {infra.zone}, bucket {infra.bucket}, image {infra.image}"
     )
@@ -331,14 +304,28 @@ def _print_plan(session: Session, infra: "Infrastructure", looked: "Plan") -> No
     output.say(f"{len(changes)} to make or mend" if changes else "nothing to do")
 
 
-def _tell_up(session: Session, infra: "Infrastructure") -> int:
+def _tell_up(session: Session, infra: "Infrastructure", patience: float) -> int:
+    """Wait until the server answers, and say where it is."""
     from gcloud_ops.cli import output
+    from gcloud_ops.errors import Unavailable
     from mlflow_infra import operations
 
     uri = operations.tracking_uri(session.clients, infra)
+    code = output.ExitCode.DONE
+    if patience > 0 and infra.source_ranges:
+        output.say(f"waiting for {uri}")
+        try:
+            operations.wait_until_healthy(uri, seconds=patience)
+        except Unavailable as error:
+            output.say(
+                f"{PROGRAM}: all is made, but from here it is {error.message} "
+                f"(`{session.command('logs')}` tells why; is this machine in "
+                f"{', '.join(infra.source_ranges)}?)"
+            )
+            code = output.ExitCode.UNAVAILABLE
     if session.common.output == "json":
         sys.stdout.write(output.dump({"url": uri, "project": infra.project}))
     else:
         sys.stdout.write(f"{uri}\n")
     output.say(f"users and passwords: `{session.command('credentials admin')}`")
-    return output.ExitCode.DONE
+    return code

@@ -11,7 +11,7 @@ from typing import Literal
 
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import InvalidRequest, NotFound
-from mlflow_infra import resources
+from mlflow_infra import plan
 from mlflow_infra.wanted import ADMIN_SECRET, PORT, TRAINER_SECRET, Infrastructure
 
 __all__ = ["Login", "Who", "exports", "login", "tracking_uri"]
@@ -35,7 +35,7 @@ def tracking_uri(clients: Clients, infra: Infrastructure) -> str:
     Raises:
         NotFound: The server has no address (yet).
     """
-    address = resources.address_of(clients, infra)
+    address = plan.address_of(clients, infra)
     if address is None:
         raise NotFound(
             f"the tracking server of project {infra.project} has no address",
@@ -54,7 +54,7 @@ def login(clients: Clients, infra: Infrastructure, who: Who) -> Login:
         InvalidRequest: It holds something else.
     """
     name = _SECRETS[who]
-    text = resources.read_secret(clients, infra, name)
+    text = plan.read_secret(clients, infra, name)
     try:
         content = json.loads(text)
         username, password = content["username"], content["password"]

@@ -46,8 +46,12 @@ def check(clients: Clients, infra: Infrastructure) -> Iterator[Check]:
     for finding in findings:
         detail = "; ".join([finding.state, *finding.differences])
         # What `up` would leave as it is is somebody's wish; what it would mend is not well.
-        is_good = finding.state in {"there", "differs"} and not finding.mends
-        yield Check(name=finding.what, is_good=is_good, detail=one_line(detail), seconds=None)
+        yield Check(
+            name=finding.what,
+            is_good=not finding.is_changed_by_up,
+            detail=one_line(detail),
+            seconds=None,
+        )
     looked = f"{len(findings)} looked at"
     yield Check(name="resources", is_good=True, detail=looked, seconds=seconds)
     begin = time.monotonic()

@@ -58,6 +58,65 @@ def found(clients: Clients) -> Infrastructure | None:
     Raises:
         GcloudOpsError: It can't be looked at.
     """
+    return _look(clients)[0]
+
+
+def found_or_default(clients: Clients, *, bucket: str | None = None) -> Infrastructure:
+    """What is there, or else what a bare `up` would make: to look for what may be left.
+
+    Args:
+        clients: The clients.
+        bucket: The bucket, where no VM and no label tells it.
+    """
+    infra = found(clients) or _default(clients)
+    return replace(infra, bucket=bucket) if bucket else infra
+
+
+def wanted(clients: Clients, given: Given, *, only_look: bool = False) -> Infrastructure:
+    """What is there, changed by what options say; or what they and the defaults say.
+
+    Args:
+        clients: The clients.
+        given: The options.
+        only_look: Nothing will be made, so nobody need say who may reach the server.
+
+    Raises:
+        InvalidRequest: An option can't be; or it would move what can't be moved; or nobody has
+            said who may reach the server.
+    """
+    there, is_admission_known = _look(clients)
+    if there is not None:
+        _check_stays("--zone", there.zone, given.zone, of=there)
+        # A bucket that is only the default's name is no bucket yet.
+        if there.bucket != _default(clients).bucket:
+            _check_stays("--bucket", there.bucket, given.bucket, of=there)
+    infra = replace(there or _default(clients), **given.items())
+    if is_admission_known or given.source_ranges is not None:
+        return infra
+    if only_look and clients.settings.is_google:
+        return infra
+    return _with_somebody(infra, is_google=clients.settings.is_google)
+
+
+def _with_somebody(infra: Infrastructure, *, is_google: bool) -> Infrastructure:
+    """Who may reach a server of which nobody has said it: this machine, if it can be known.
+
+    Google tells nobody his own public address, and a third party isn't asked.
+    """
+    if not is_google:
+        return replace(infra, source_ranges=("127.0.0.1/32",))
+    raise InvalidRequest(
+        "--source-range: who may reach the server?",
+        hint="give your public address, such as --source-range 203.0.113.7/32, or "
+        "--source-range none for nobody but the trainers",
+    )
+
+
+def _look(clients: Clients) -> tuple[Infrastructure | None, bool]:
+    """What is there, and whether its rules tell who may reach it.
+
+    The trainers' rule is made after the other one: where only it is there, nobody else shall.
+    """
     server = _server(clients)
     database = _database(clients)
     rule = _rule(clients, FIREWALL)
@@ -66,7 +125,7 @@ def found(clients: Clients) -> Infrastructure | None:
     script = _SCRIPT.match(metadata.get("startup-script-url", ""))
     bucket = script[1] if script else _bucket(clients)
     if not (server or database or rule or trainers or bucket):
-        return None
+        return None, False
 
     values: dict[str, Any] = {"zone": _zone(clients, server, database)}
     if bucket:
@@ -86,33 +145,7 @@ def found(clients: Clients) -> Infrastructure | None:
         values["tier"] = settings["tier"]
     if settings.get("dataDiskSizeGb"):
         values["disk_gb"] = int(settings["dataDiskSizeGb"])
-    return replace(_default(clients), **values)
-
-
-def found_or_default(clients: Clients, *, bucket: str | None = None) -> Infrastructure:
-    """What is there, or else what a bare `up` would make: to look for what may be left.
-
-    Args:
-        clients: The clients.
-        bucket: The bucket, where no VM and no label tells it.
-    """
-    infra = found(clients) or _default(clients)
-    return replace(infra, bucket=bucket) if bucket else infra
-
-
-def wanted(clients: Clients, given: Given) -> Infrastructure:
-    """What is there, changed by what options say; or what they and the defaults say.
-
-    Raises:
-        InvalidRequest: An option can't be; or it would move what can't be moved.
-    """
-    there = found(clients)
-    if there is not None:
-        _check_stays("--zone", there.zone, given.zone, of=there)
-        # A bucket that is only the default's name is no bucket yet.
-        if there.bucket != _default(clients).bucket:
-            _check_stays("--bucket", there.bucket, given.bucket, of=there)
-    return replace(there or _default(clients), **given.items())
+    return replace(_default(clients), **values), bool(rule or trainers)
 
 
 def _check_stays(option: str, now: str, given: str | None, *, of: Infrastructure) -> None:

@@ -16,10 +16,11 @@ from gcloud_ops.clients import Clients
 from gcloud_ops.errors import GcloudOpsError, NotFound, OperationFailed, PermissionDenied
 from gcloud_ops.instances import host_keys
 from gcloud_ops.text import one_line
-from mlflow_infra import resources
 from mlflow_infra.operations.access import tracking_uri
 from mlflow_infra.operations.backups import back_up, restore
 from mlflow_infra.operations.tracking import wait_until_healthy
+from mlflow_infra.resources.shape import Place
+from mlflow_infra.resources.storing import Script
 from mlflow_infra.server import CONTAINER, UPGRADE_KEY, metadata
 from mlflow_infra.wanted import SERVER, Infrastructure
 
@@ -196,7 +197,7 @@ def upgrade(
             clients, infra, description=f"mlflow-infra: before {image}, {when} UTC"
         ).id
         tell(f"backup {backup} is complete")
-        resources.Script(resources.Place(clients, new)).ensure(lambda _: None)
+        Script(Place(clients, new)).ensure(lambda _: None)
         _set_metadata(clients, infra, {**before, **described, UPGRADE_KEY: image})
         tell(f"starting {image}")
         clients.change(_WHAT, clients.instances.start_unary, **_place(infra))
