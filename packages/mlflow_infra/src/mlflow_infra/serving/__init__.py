@@ -155,7 +155,7 @@ def _environment(
         # A password is hashed slowly, and a training sends it with every metric.
         "auth_cache_ttl_seconds = 30\n",
     )
-    hosts = {machine.internal, machine.external, "localhost", "127.0.0.1"} - {""}
+    hosts = {machine.internal, machine.external, *machine.names, "localhost", "127.0.0.1"} - {""}
     with_port = sorted(f"{host}:{settings.port}" for host in hosts)
     return {
         **os.environ,

@@ -86,6 +86,9 @@ class Machine:
     """Its address in its network."""
     external: str
     """Its address on the Internet; "" when it has none."""
+    names: frozenset[str]
+    """Its names in the network's DNS; trainers reach it by the one with its zone, which stays
+    when the VM is made anew (docs/contract.md, section 7)."""
     attributes: Mapping[str, str]
     """Its metadata."""
 
@@ -131,10 +134,23 @@ def read_machine() -> Machine:
         return Machine(
             internal=str(interface["ip"]),
             external=str(configs[0].get("externalIp") or ""),
+            names=_names(found),
             attributes={str(k): str(v) for k, v in found.get("attributes", {}).items()},
         )
     except (KeyError, IndexError, TypeError, AttributeError):
         raise StartError("the metadata server names no network interface of this VM") from None
+
+
+def _names(found: Mapping[str, Any]) -> frozenset[str]:
+    """The VM's names, see https://cloud.google.com/compute/docs/internal-dns.
+
+    Projects from before 2018 have one without the zone as their hosts' own.
+    """
+    hostname, name = str(found.get("hostname", "")), str(found.get("name", ""))
+    zone = str(found.get("zone", "")).rpartition("/")[2]
+    project = hostname.partition(".c.")[2]
+    zonal = {f"{name}.{zone}.c.{project}"} if name and zone and project else set()
+    return frozenset({hostname} | zonal) - {""}
 
 
 def read_secrets(project: str) -> Secrets:
