@@ -77,15 +77,30 @@ def valid_bucket_name(name: str) -> bool:
 
 
 def project_number(project: str) -> str:
-    """A number for a project's name, always the same."""
-    return str(10**11 + int(hashlib.sha256(project.encode()).hexdigest()[:10], 16) % 10**11)
+    """A number for a project's name, always the same; that of `compute` and `iam`."""
+    digest = int.from_bytes(hashlib.sha256(project.encode()).digest()[:8])
+    return str(100_000_000_000 + digest % 900_000_000_000)
 
 
-def owners(project: str) -> list[Json]:
-    """The bindings of a new bucket's policy."""
+def owners(project: str, *, uniform: bool) -> list[Json]:
+    """The bindings of a new bucket's policy; with `uniform` access, those for its objects too.
+
+    https://cloud.google.com/storage/docs/access-control/iam-roles#basic-roles-modifiable
+    """
+    buckets = _legacy("Bucket", project)
+    return [*buckets, *object_owners(project)] if uniform else buckets
+
+
+def object_owners(project: str) -> list[Json]:
+    """What the project's owners, editors and viewers may do with objects, to begin with."""
+    return _legacy("Object", project)
+
+
+def _legacy(kind: str, project: str) -> list[Json]:
+    owning = [f"projectEditor:{project}", f"projectOwner:{project}"]
     return [
-        {"role": f"roles/storage.legacyBucket{role}", "members": [f"project{who}:{project}"]}
-        for role, who in (("Owner", "Editor"), ("Reader", "Viewer"))
+        {"role": f"roles/storage.legacy{kind}Owner", "members": owning},
+        {"role": f"roles/storage.legacy{kind}Reader", "members": [f"projectViewer:{project}"]},
     ]
 
 
