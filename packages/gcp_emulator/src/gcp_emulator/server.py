@@ -197,7 +197,8 @@ class LocalCloud:
         rest = Rest(app, self.state, self._operations)
         Compute(self.state, self.lifecycle, self._operations).add_routes(rest)
         Groups(self.state, self.lifecycle, self._operations).add_routes(rest)
-        storage = Storage(self.folder / "buckets")
+        storage = Storage(self.folder / "buckets", check_member=self.iam.accounts.check_member)
+        self.iam.on_deleted(storage.rename_member)
         storage.add_routes(app)
         control = Control(
             self.state,

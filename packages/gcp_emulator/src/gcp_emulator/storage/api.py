@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from gcp_emulator.iam.policies import CheckMember, rename_member
 from gcp_emulator.replies import GoogleError, Json, api, json_body, json_response
 from gcp_emulator.storage.batch import Batch
 from gcp_emulator.storage.listing import Listing
@@ -18,6 +19,16 @@ from gcp_emulator.storage.objects import (
     Conditions,
     ObjectStore,
     StoredObject,
+    condition_not_met,
+)
+from gcp_emulator.storage.permissions import (
+    check_free,
+    check_overwriting,
+    check_project,
+    enter,
+    permits,
+    policy_bindings,
+    policy_etag,
 )
 from gcp_emulator.storage.resources import object_fields
 from gcp_emulator.storage.uploads import Uploads
@@ -54,10 +65,19 @@ class Storage:
             uploads do not).
         mutation_limit: Changes a second that one object bears before 429 ``rateLimitExceeded``
             (Google: about 1); None, the default, for no limit.
+        check_member: Raises for a member of a policy that is a service account which does not
+            exist; by default any may be one.
     """
 
-    def __init__(self, folder: Path, *, mutation_limit: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mutation_limit: float | None = None,
+        check_member: CheckMember = lambda _member: None,
+    ) -> None:
         self.store = ObjectStore(folder, mutation_limit=mutation_limit)
+        self._check_member = check_member
         self._uploads = Uploads(self.store)
         self._batch = Batch()
 
@@ -96,6 +116,13 @@ class Storage:
             ]
         )
 
+    def rename_member(self, member: str, to: str) -> None:
+        """Put another name in a member's place, in the policies of all buckets."""
+        for bucket in self.store.all_buckets():
+            bindings = [dict(binding) for binding in bucket.policy["bindings"]]
+            if rename_member(bindings, member, to):
+                self.store.set_policy(bucket, bindings)
+
     async def close(self) -> None:
         """Give up what is under way."""
         self._uploads.close()
@@ -110,7 +137,10 @@ class Storage:
         project = query.get("project")
         if not project:
             raise GoogleError(400, "required", "Required parameter: project")
-        bucket = self.store.insert_bucket(project, await json_body(request))
+        wanted = await json_body(request)
+        check_project(request, "storage.buckets.create")
+        check_free(wanted.get("name"))
+        bucket = self.store.insert_bucket(project, wanted)
         return json_response(bucket_json(request, bucket))
 
     @api("storage.buckets.list")
@@ -119,6 +149,7 @@ class Storage:
         query = query_of(request, {"project", "prefix", "maxResults", "pageToken"})
         if not query.get("project"):
             raise GoogleError(400, "required", "Required parameter: project")
+        check_project(request, "storage.buckets.list")
         found = self.store.buckets(query["project"], query.get("prefix", ""))
         after, limit = token_of(query), limit_of(query)
         rest = [bucket for bucket in found if after is None or bucket.name > after[0]]
@@ -132,14 +163,14 @@ class Storage:
     @api("storage.buckets.get")
     async def get_bucket(self, request: web.Request) -> web.Response:
         """GET b/BUCKET."""
-        bucket = self._bucket(request, {"generation"}, reading=True)
+        bucket = self._bucket(request, "get", {"generation"}, reading=True)
         return json_response(bucket_json(request, bucket))
 
     @api("storage.buckets.patch")
     async def patch_bucket(self, request: web.Request) -> web.Response:
         """PATCH b/BUCKET."""
         changes = await json_body(request)
-        bucket = self._bucket(request, set())
+        bucket = self._bucket(request, "update")
         self.store.patch_bucket(bucket, changes, whole=False)
         return json_response(bucket_json(request, bucket))
 
@@ -147,41 +178,48 @@ class Storage:
     async def update_bucket(self, request: web.Request) -> web.Response:
         """PUT b/BUCKET."""
         changes = await json_body(request)
-        bucket = self._bucket(request, set())
+        bucket = self._bucket(request, "update")
         self.store.patch_bucket(bucket, changes, whole=True)
         return json_response(bucket_json(request, bucket))
 
     @api("storage.buckets.delete")
     async def delete_bucket(self, request: web.Request) -> web.Response:
         """DELETE b/BUCKET."""
-        self.store.delete_bucket(self._bucket(request, set()))
+        self.store.delete_bucket(self._bucket(request, "delete"))
         return web.Response(status=204)
 
     @api("storage.buckets.getIamPolicy")
     async def get_policy(self, request: web.Request) -> web.Response:
         """GET b/BUCKET/iam."""
-        return json_response(policy_json(self._bucket(request, set())))
+        bucket = self._bucket(request, "getIamPolicy")
+        return json_response(policy_json(bucket, policy_etag(bucket)))
 
     @api("storage.buckets.setIamPolicy")
     async def set_policy(self, request: web.Request) -> web.Response:
-        """PUT b/BUCKET/iam."""
+        """PUT b/BUCKET/iam: replaces the whole policy; with an etag only the one it is of."""
         wanted = await json_body(request)
-        bucket = self._bucket(request, set())
-        self.store.set_policy(bucket, wanted)
-        return json_response(policy_json(bucket))
+        bucket = self._bucket(request, "setIamPolicy")
+        bindings = policy_bindings(bucket, wanted, self._check_member)
+        if wanted.get("etag") and wanted["etag"] != policy_etag(bucket):
+            raise condition_not_met()
+        self.store.set_policy(bucket, bindings)
+        return json_response(policy_json(bucket, policy_etag(bucket)))
 
     @api("storage.buckets.testIamPermissions")
     async def test_permissions(self, request: web.Request) -> web.Response:
-        """GET b/BUCKET/iam/testPermissions: whoever asks may do everything."""
-        self._bucket(request, {"permissions"})
+        """GET b/BUCKET/iam/testPermissions: those that whoever asks has."""
+        query_of(request, {"permissions"})
+        bucket = self.store.bucket(request.match_info["bucket"])
         asked = request.query.getall("permissions", [])
+        held = [one for one in asked if permits(request, bucket, one)]
         body: Json = {"kind": "storage#testIamPermissionsResponse"}
-        return json_response(body | ({"permissions": asked} if asked else {}))
+        return json_response(body | ({"permissions": held} if held else {}))
 
     @api("storage.buckets.getStorageLayout")
     async def get_layout(self, request: web.Request) -> web.Response:
         """GET b/BUCKET/storageLayout."""
-        resource = self._bucket(request, {"prefix"}).resource
+        query_of(request, {"prefix"})
+        resource = enter(request, self.store, "storage.objects.list").resource
         return json_response(
             {
                 "kind": "storage#storageLayout",
@@ -207,7 +245,7 @@ class Storage:
         query = query_of(request, LISTING)
         if query.get("softDeleted", "").lower() == "true" or query.get("filter"):
             raise not_emulated("listing with softDeleted or filter")
-        bucket = self.store.bucket(request.match_info["bucket"])
+        bucket = enter(request, self.store, "storage.objects.list")
         items, prefixes, last = Listing(
             prefix=query.get("prefix", ""),
             delimiter=query.get("delimiter", ""),
@@ -231,7 +269,7 @@ class Storage:
     @api("storage.objects.get")
     async def get_object(self, request: web.Request) -> web.StreamResponse:
         """GET b/BUCKET/o/OBJECT: what is known of it, or with alt=media its bytes."""
-        _bucket, stored = self._object(request, reading=True)
+        _bucket, stored = self._object(request, "get", reading=True)
         media = request.query.get("alt") == "media" or request.path.startswith("/download/")
         if not media:
             return json_response(Links(request).object_json(stored), headers=etag_header(stored))
@@ -244,8 +282,9 @@ class Storage:
         if query.get("kmsKeyName"):
             raise not_emulated("kmsKeyName")
         if "upload_id" in query:
+            # Whoever has the id began it: it stands for a token.
             return await self._uploads.take(request, query["upload_id"])
-        bucket = self.store.bucket(request.match_info["bucket"])
+        bucket = enter(request, self.store, "storage.objects.create")
         kind = query.get("uploadType")
         if kind == "resumable":
             return await self._uploads.begin(request, bucket, query)
@@ -263,6 +302,7 @@ class Storage:
                 async for data in request.content.iter_chunked(CHUNK):
                     writing.write(data)
             name = upload_name(query, fields)
+            check_overwriting(request, bucket, name)
             if "contentEncoding" in query:
                 fields["contentEncoding"] = query["contentEncoding"]
             fields |= sums_of(request)
@@ -285,7 +325,7 @@ class Storage:
     @api("storage.objects.delete")
     async def delete_object(self, request: web.Request) -> web.Response:
         """DELETE b/BUCKET/o/OBJECT."""
-        bucket, stored = self._object(request)
+        bucket, stored = self._object(request, "delete")
         self.store.delete(bucket, stored)
         return web.Response(status=204)
 
@@ -297,7 +337,9 @@ class Storage:
             {"ifGenerationMatch", "ifMetagenerationMatch", "kmsKeyName", "dropContextGroups"},
         )
         body = await json_body(request)
-        bucket = self.store.bucket(request.match_info["bucket"])
+        bucket = enter(request, self.store, "storage.objects.create")
+        enter(request, self.store, "storage.objects.get")
+        check_overwriting(request, bucket, name_of(request, "object"))
         wanted = body.get("sourceObjects") or []
         if not 1 <= len(wanted) <= 32:
             raise GoogleError(
@@ -338,13 +380,13 @@ class Storage:
     @api("storage.objects.copy")
     async def copy(self, request: web.Request) -> web.Response:
         """POST b/BUCKET/o/OBJECT/copyTo/b/BUCKET/o/OBJECT."""
-        made = await self._copy(request, request.match_info["bucket2"])
+        made = await self._copy(request, "bucket2")
         return json_response(Links(request).object_json(made))
 
     @api("storage.objects.rewrite")
     async def rewrite(self, request: web.Request) -> web.Response:
         """POST b/BUCKET/o/OBJECT/rewriteTo/b/BUCKET/o/OBJECT: always done in one call."""
-        made = await self._copy(request, request.match_info["bucket2"])
+        made = await self._copy(request, "bucket2")
         return json_response(
             {
                 "kind": "storage#rewriteResponse",
@@ -358,30 +400,37 @@ class Storage:
     @api("storage.objects.move")
     async def move(self, request: web.Request) -> web.Response:
         """POST b/BUCKET/o/OBJECT/moveTo/o/OBJECT."""
-        bucket = self.store.bucket(request.match_info["bucket"])
+        bucket = enter(request, self.store, "storage.objects.delete")
         source = self.store.find(bucket, name_of(request, "object"))
-        made = await self._copy(request, bucket.name)
+        made = await self._copy(request, "bucket")
         if made.resource["name"] != source.resource["name"]:
             self.store.delete(bucket, source)
         return json_response(Links(request).object_json(made))
 
     # ---------------------------------------------------------------- shared steps
 
-    def _bucket(self, request: web.Request, known: set[str], *, reading: bool = False) -> Bucket:
-        """The bucket of the path, its preconditions checked."""
-        query = query_of(request, known | {"ifMetagenerationMatch", "ifMetagenerationNotMatch"})
-        bucket = self.store.bucket(request.match_info["bucket"])
+    def _bucket(
+        self,
+        request: web.Request,
+        verb: str,
+        known: frozenset[str] | set[str] = frozenset(),
+        *,
+        reading: bool = False,
+    ) -> Bucket:
+        """The bucket of the path, the permission and its preconditions checked."""
+        query = query_of(request, {*known, "ifMetagenerationMatch", "ifMetagenerationNotMatch"})
+        bucket = enter(request, self.store, f"storage.buckets.{verb}")
         conditions_of(query).check(StoredObject(bucket.resource, ""), reading=reading)
         return bucket
 
     def _object(
-        self, request: web.Request, *, reading: bool = False
+        self, request: web.Request, verb: str, *, reading: bool = False
     ) -> tuple[Bucket, StoredObject]:
-        """The object of the path, its preconditions checked."""
+        """The object of the path, the permission and its preconditions checked."""
         query = query_of(request, {"generation", "softDeleted", *MATCHES})
         if query.get("softDeleted", "").lower() == "true":
             raise not_emulated("softDeleted")
-        bucket = self.store.bucket(request.match_info["bucket"])
+        bucket = enter(request, self.store, f"storage.objects.{verb}")
         stored = self.store.find(
             bucket, name_of(request, "object"), number_of(query, "generation")
         )
@@ -390,7 +439,7 @@ class Storage:
 
     async def _change(self, request: web.Request, *, whole: bool) -> web.Response:
         changes = await json_body(request)
-        bucket, stored = self._object(request)
+        bucket, stored = self._object(request, "update")
         self.store.patch(bucket, stored, changes, whole=whole)
         return json_response(Links(request).object_json(stored), headers=etag_header(stored))
 
@@ -405,8 +454,9 @@ class Storage:
         if query.get("destinationKmsKeyName"):
             raise not_emulated("destinationKmsKeyName")
         wanted = await json_body(request)
-        bucket = self.store.bucket(request.match_info["bucket"])
-        to = self.store.bucket(target)
+        bucket = enter(request, self.store, "storage.objects.get")
+        to = enter(request, self.store, "storage.objects.create", named=target)
+        check_overwriting(request, to, name_of(request, "object2"))
         source = self.store.find(
             bucket, name_of(request, "object"), number_of(query, "sourceGeneration")
         )

@@ -153,13 +153,13 @@ class Conditions:
         if (self.generation is not None and self.generation != generation) or (
             self.metageneration is not None and self.metageneration != metageneration
         ):
-            raise _condition_not_met()
+            raise condition_not_met()
         if self.not_generation == generation or (
             current is not None and self.not_metageneration == metageneration
         ):
             if reading:
                 raise GoogleError(304, "notModified", "Not Modified")
-            raise _condition_not_met()
+            raise condition_not_met()
 
 
 class ObjectStore:
@@ -236,9 +236,11 @@ class ObjectStore:
             "iamConfiguration": {},
             **({} if kind == "region" else {"rpo": "DEFAULT"}),
         }
-        bucket = Bucket(resource, {"project": project, "bindings": owners(project), "version": 1})
         merge(resource, {key: wanted[key] for key in BUCKET_FIELDS if key in wanted})
         complete_iam(resource, now)
+        uniform = bool(resource["iamConfiguration"]["uniformBucketLevelAccess"].get("enabled"))
+        bindings = owners(project, uniform=uniform)
+        bucket = Bucket(resource, {"project": project, "bindings": bindings, "version": 1})
         (self._buckets_folder / name / "objects").mkdir(parents=True)
         self._buckets[name] = bucket
         self._save_bucket(bucket)
@@ -269,21 +271,15 @@ class ObjectStore:
             (folder / "objects").rmdir()
             folder.rmdir()
 
-    def set_policy(self, bucket: Bucket, policy: Json) -> None:
-        """Replace the IAM policy.
-
-        Raises:
-            GoogleError: 412 when the etag is not the current one's.
-        """
-        etag = policy.get("etag")
-        if etag and etag != policy_etag(bucket):
-            raise _condition_not_met()
-        bindings = policy.get("bindings", [])
-        if not isinstance(bindings, list):
-            raise GoogleError(400, "invalid", "Invalid argument: bindings")
+    def set_policy(self, bucket: Bucket, bindings: list[Json]) -> None:
+        """Replace the bindings of the IAM policy."""
         bucket.policy["bindings"] = bindings
-        bucket.policy["version"] = policy.get("version", 1)
+        bucket.policy["version"] = 3 if any("condition" in one for one in bindings) else 1
         self._touch_bucket(bucket)
+
+    def all_buckets(self) -> list[Bucket]:
+        """The buckets of all projects."""
+        return list(self._buckets.values())
 
     # ---------------------------------------------------------------- objects
 
@@ -468,12 +464,6 @@ class ObjectStore:
         self._mutated[bucket.name, name] = now
 
 
-def policy_etag(bucket: Bucket) -> str:
-    """The etag of a bucket's IAM policy."""
-    text = json.dumps(bucket.policy, sort_keys=True).encode()
-    return base64.b64encode(hashlib.sha256(text).digest()[:6]).decode()
-
-
 def _check_sums(fields: Mapping[str, Any], content: Content) -> None:
     for key, title, actual in (
         ("md5Hash", "MD5 hash", content.md5),
@@ -488,7 +478,8 @@ def _check_sums(fields: Mapping[str, Any], content: Content) -> None:
             )
 
 
-def _condition_not_met() -> GoogleError:
+def condition_not_met() -> GoogleError:
+    """412: something has changed since it was read."""
     return GoogleError(
         412,
         "conditionNotMet",

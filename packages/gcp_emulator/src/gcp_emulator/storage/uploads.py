@@ -13,6 +13,7 @@ from gcp_emulator.storage.objects import (
     StoredObject,
     Writing,
 )
+from gcp_emulator.storage.permissions import check_overwriting
 from gcp_emulator.storage.resources import check_name, object_fields
 from gcp_emulator.storage.wire import (
     Links,
@@ -65,6 +66,7 @@ class Uploads:
         fields = await json_body(request)
         name = upload_name(query, fields)
         check_name(name)
+        check_overwriting(request, bucket, name)
         if "X-Upload-Content-Type" in request.headers:
             fields.setdefault("contentType", request.headers["X-Upload-Content-Type"])
         object_fields(fields)

@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import web
 
 from gcp_emulator.replies import GoogleError, Json
-from gcp_emulator.storage.objects import Bucket, Conditions, StoredObject, Writing, policy_etag
+from gcp_emulator.storage.objects import Bucket, Conditions, StoredObject, Writing
 
 CHUNK: Final = 1 << 18
 MATCHES: Final = (
@@ -60,13 +60,13 @@ def bucket_json(request: web.Request, bucket: Bucket) -> Json:
     return {**bucket.resource, "selfLink": link}
 
 
-def policy_json(bucket: Bucket) -> Json:
+def policy_json(bucket: Bucket, etag: str) -> Json:
     """A bucket's IAM policy as Google shows it."""
     return {
         "kind": "storage#policy",
         "resourceId": f"projects/_/buckets/{bucket.name}",
         "version": bucket.policy["version"],
-        "etag": policy_etag(bucket),
+        "etag": etag,
         "bindings": bucket.policy["bindings"],
     }
 
