@@ -43,6 +43,11 @@ IDLE_MINUTES = 15
 LOCAL_IMAGE = "local/sinergym-trainer:latest"
 """The image in the local cloud's template; its engine runs the runner that is installed here."""
 
+SERVER_IMAGE = "mlflow-server"
+"""The image of `mlflow-infra`'s tracking server, whatever its registry and tag..."""
+SERVER_PROGRAM = "mlflow-infra-server"
+"""...and its entry point: in the local cloud the one that is installed here, if it is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalCloud:
@@ -150,9 +155,7 @@ def _default_folder() -> Path:
 
 
 def _executable(name: str) -> str:
-    """Beside this Python first: the one that was installed with us."""
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
+    found = _found(name)
     if found is None:
         raise InvalidRequest(
             f"the local cloud needs {name!r}, which is not installed",
@@ -160,6 +163,12 @@ def _executable(name: str) -> str:
             hint="install gcloud-ops[local]",
         )
     return found
+
+
+def _found(name: str) -> str | None:
+    """Beside this Python first: the one that was installed with us."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
 
 
 def _start(folder: Path, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -174,6 +183,8 @@ def _start(folder: Path, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
     if engine == "process":
         _executable("sinergym-runner")  # without it every container would fail at its start
         command += ["--companion", f"mlflow={_mlflow_command()}"]
+        if server := _found(SERVER_PROGRAM):
+            command += ["--image", f"{SERVER_IMAGE}={shlex.quote(server)}"]
     environment = dict(environ) | {
         # Of the tracking server: no background jobs, which would cost processes and seconds.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
