@@ -62,9 +62,9 @@ class Stage:
     instructions: list[Instruction] = field(default_factory=list)
 
 
-def dockerfile() -> tuple[dict[str, str], list[Stage]]:
+def dockerfile(package: Path = TRAINER) -> tuple[dict[str, str], list[Stage]]:
     """The arguments before the first stage, and the stages."""
-    text = (TRAINER / "Dockerfile").read_text()
+    text = (package / "Dockerfile").read_text()
     lines = "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("#"))
     arguments: dict[str, str] = {}
     stages: list[Stage] = []
@@ -86,10 +86,10 @@ def dockerfile() -> tuple[dict[str, str], list[Stage]]:
     return arguments, stages
 
 
-def ignored(path: str) -> bool:
+def ignored(path: str, rules: Path = ROOT / ".dockerignore") -> bool:
     """Whether .dockerignore keeps a path out of the build; the last rule that fits decides."""
     out = False
-    for rule in (ROOT / ".dockerignore").read_text().splitlines():
+    for rule in rules.read_text().splitlines():
         if not rule or rule.startswith("#"):
             continue
         pattern = rule.removeprefix("!")
@@ -217,6 +217,7 @@ class Build:
     root: Path
     arguments: dict[str, str]
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
+    rules: Path = ROOT / ".dockerignore"
 
     def path(self, text: str) -> str:
         """Move absolute paths of the image below the folder."""
@@ -285,7 +286,7 @@ class Build:
 
                 def left_out(folder: str, names: list[str]) -> list[str]:
                     inside = Path(folder).relative_to(ROOT)
-                    return [name for name in names if ignored(str(inside / name))]
+                    return [name for name in names if ignored(str(inside / name), self.rules)]
 
                 shutil.copytree(found, target, ignore=left_out)
             else:
