@@ -9,11 +9,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from sinergym_trainer.options import Options
 from sinergym_trainer.options.values import RunPeriod
@@ -62,28 +64,19 @@ def _no_runner(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real MLflow server with its own SQLite file."""
-    folder = tmp_path_factory.mktemp("mlflow")
+@contextmanager
+def _serving_mlflow(folder: Path, *options: str, **environ: str) -> Iterator[str]:
+    """The address of a real MLflow server with its own SQLite file, in a folder."""
     port = _free_port()
     server = subprocess.Popen(
         [
-            *(
-                sys.executable,
-                "-m",
-                "mlflow",
-                "server",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-            ),
-            *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+            *("--port", str(port), "--workers", "1", *options),
+            *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
             *("--artifacts-destination", str(folder / "artifacts")),
         ],
         cwd=folder,
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environ},
         stdout=(folder / "log").open("w"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -104,6 +97,40 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real MLflow server."""
+    with _serving_mlflow(tmp_path_factory.mktemp("mlflow")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A real MLflow server with MLflow's basic auth: its address, and its folder.
+
+    Its users are `admin` and `trainer`, each with the password `<name>-p4ssword-t0-seek`.
+    """
+    folder = tmp_path_factory.mktemp("guarded")
+    (folder / "auth.ini").write_text(
+        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
+        f"database_uri = sqlite:///{folder / 'auth.db'}\n"
+    )
+    environ = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": "admin-p4ssword-t0-seek",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "signs-the-forms",
+    }
+    with _serving_mlflow(folder, "--app-name", "basic-auth", **environ) as url:
+        made = requests.post(
+            f"{url}/api/2.0/mlflow/users/create",
+            json={"username": "trainer", "password": "trainer-p4ssword-t0-seek"},
+            auth=("admin", "admin-p4ssword-t0-seek"),
+            timeout=30,
+        )
+        assert made.status_code == 200, made.text
+        yield url, folder
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ Settings come from the VM's metadata; these variables win:
   SINERGYM_REMOVAL_SECONDS   seconds to try the removal of the VM (600)
   SINERGYM_KEEP_VM=1         do not remove the VM
   SINERGYM_IMAGE             the image's name, for the record
+  SINERGYM_MLFLOW_SECRET     secret with MLflow's user name and password, for the command alone
 """
 
 

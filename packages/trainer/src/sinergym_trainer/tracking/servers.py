@@ -279,9 +279,22 @@ class _Http:
         if answer.status_code != 200:
             raise Refused(
                 str(content.get("error_code") or f"HTTP {answer.status_code}"),
-                str(content.get("message") or answer.reason),
+                str(content.get("message") or self._refusal(answer)),
             )
         return content
+
+    def _refusal(self, answer: Any) -> str:
+        """What an answer says that is not MLflow's, but of what guards it."""
+        if answer.status_code == 401:
+            if self._session.auth:
+                return "it refuses the user name and password"
+            if "Authorization" in self._session.headers:
+                return "it refuses the token"
+            return "it wants MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        words = " ".join(answer.text[:200].split())
+        if words.isprintable() and "<" not in words:  # a sentence, and no page
+            return words or str(answer.reason)
+        return str(answer.reason)
 
 
 def _pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
