@@ -100,8 +100,13 @@ class Guest:
 
     async def mount(self) -> None:
         """Begin a boot: what lies on the disk is there, what lay in memory is not."""
-        for path in filter(Path.exists, map(self.path, STATELESS)):
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+        await asyncio.to_thread(self._mount)
+
+    def _mount(self) -> None:
+        for inside in STATELESS:
+            shutil.rmtree(self.path(inside), ignore_errors=True)
+        for inside in WRITABLE:
+            self.path(inside).mkdir(parents=True, exist_ok=True)
 
     async def execute(self, call: Call) -> int:
         """Run a program of COS; its exit status.

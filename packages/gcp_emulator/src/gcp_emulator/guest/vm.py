@@ -188,8 +188,8 @@ class Vm:
     async def _boot(self) -> None:
         self._guest.say(f"Booting {self.spec.name} ({self.spec.machine_type})")
         await asyncio.sleep(self._boot_seconds)
-        await self._guest.mount()
         key = self._host_key()
+        await self._guest.mount()
         if self._metadata.get("enable-guest-attributes", "").upper() == "TRUE":
             kind, public = key.export_public_key().decode().split()[:2]
             self.guest_attributes.setdefault("hostkeys", {})[kind] = public
