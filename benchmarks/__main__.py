@@ -1,10 +1,15 @@
-"""Run all benchmarks, or those named: `python -m benchmarks [startup] [fleet] [training]`."""
+"""Run all benchmarks, or those named, as in `python -m benchmarks startup fleet`."""
 
 import sys
 
-from benchmarks import fleet, startup, training
+from benchmarks import fleet, startup, tracking, training
 
-PARTS = {"startup": startup.main, "fleet": fleet.main, "training": training.main}
+PARTS = {
+    "startup": startup.main,
+    "fleet": fleet.main,
+    "training": training.main,
+    "tracking": tracking.main,
+}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.clouds import BIN, InertCloud, clean_environment
+from tests.clouds import BIN, OwnCloud, clean_environment
 
 from benchmarks.figures import Figure, show
 from gcloud_ops import instances, launching, ssh, sweeps, templates
@@ -32,7 +32,7 @@ def main() -> list[Figure]:
         }
         home = Path(folder) / "cloud"
         home.mkdir()
-        cloud = InertCloud(
+        cloud = OwnCloud(
             home, environment, "--boot-seconds", str(BOOT), "--pull-seconds", str(PULL)
         )
         try:
@@ -41,7 +41,7 @@ def main() -> list[Figure]:
             cloud.stop()
 
 
-def _measure(cloud: InertCloud) -> list[Figure]:
+def _measure(cloud: OwnCloud) -> list[Figure]:
     clients = cloud.clients
     templates.create_template(
         clients,

@@ -25,13 +25,15 @@ def clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
 
 
-class InertCloud:
-    """A local cloud without anything that runs in its VMs, as a process of its own."""
+class OwnCloud:
+    """A local cloud as a process of its own; by default nothing runs in its VMs."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], *options: str) -> None:
+    def __init__(
+        self, folder: Path, environment: dict[str, str], *options: str, engine: str = "inert"
+    ) -> None:
         self.folder = folder
         self._process = subprocess.Popen(
-            ["gcp-emulator", "serve", "--engine", "inert", "--folder", str(folder), *options],
+            ["gcp-emulator", "serve", "--engine", engine, "--folder", str(folder), *options],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=(folder / "stderr.log").open("wb"),

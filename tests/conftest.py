@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.clouds import BIN, ROOT, Command, InertCloud, clean_environment
+from tests.clouds import BIN, ROOT, Command, OwnCloud, clean_environment
 
 from gcloud_ops import templates
 from gcloud_ops.clients import Clients
@@ -91,9 +91,9 @@ def local_clients(local_settings: Settings) -> Clients:
 @pytest.fixture
 def inert_cloud(
     tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
-) -> Iterator[InertCloud]:
+) -> Iterator[OwnCloud]:
     """A fresh inert cloud with the seeds' template."""
-    cloud = InertCloud(tmp_path_factory.mktemp("inert"), environment, "--boot-seconds", "0.2")
+    cloud = OwnCloud(tmp_path_factory.mktemp("inert"), environment, "--boot-seconds", "0.2")
     templates.create_template(
         cloud.clients,
         templates.TemplateSpec(

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.clouds import ROOT, InertCloud, clean_environment
+from tests.clouds import ROOT, OwnCloud, clean_environment
 
 from gcloud_ops import bucket, objects
 
@@ -334,7 +334,7 @@ def test_the_image_holds_the_trainer_alone(image: tuple[Path, dict[str, str]]) -
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_its_entry_point_trains_what_is_submitted(
-    image: tuple[Path, dict[str, str]], inert_cloud: InertCloud
+    image: tuple[Path, dict[str, str]], inert_cloud: OwnCloud
 ) -> None:
     """The runner in the empty container takes a command of 2021; results are in the bucket."""
     root, environment = image

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.clouds import Command, InertCloud
+from tests.clouds import Command, OwnCloud
 
 from gcloud_ops import sweeps
 from gcloud_ops.errors import NotFound
@@ -29,7 +29,7 @@ for letter in "abc":
     ],
 )
 def test_killed_launcher(
-    until: str, command: Command, inert_cloud: InertCloud, environment: dict[str, str]
+    until: str, command: Command, inert_cloud: OwnCloud, environment: dict[str, str]
 ) -> None:
     """SIGKILL right after a given call: what is left can be explained and removed entirely."""
     launcher = subprocess.Popen(
@@ -66,9 +66,7 @@ def test_killed_launcher(
 
 
 @pytest.mark.slow
-def test_group_that_cannot_be_made_leaves_nothing(
-    inert_cloud: InertCloud, command: Command
-) -> None:
+def test_group_that_cannot_be_made_leaves_nothing(inert_cloud: OwnCloud, command: Command) -> None:
     """When Google refuses the group, the manifest goes too: the name is free again."""
     fault = {
         "method": "compute.instanceGroupManagers.insert",
@@ -87,7 +85,7 @@ def test_group_that_cannot_be_made_leaves_nothing(
     assert command(*LAUNCH, env=inert_cloud.flags).returncode == 0
 
 
-def test_a_status_costs_two_calls(inert_cloud: InertCloud, command: Command) -> None:
+def test_a_status_costs_two_calls(inert_cloud: OwnCloud, command: Command) -> None:
     """However many VMs: members in one call, records in one call."""
     launched = command(*LAUNCH, env=inert_cloud.flags)
     assert launched.returncode == 0, launched.stderr
@@ -101,7 +99,7 @@ def test_a_status_costs_two_calls(inert_cloud: InertCloud, command: Command) -> 
 
 @pytest.mark.slow
 def test_bad_input_creates_nothing(
-    inert_cloud: InertCloud, command: Command, tmp_path: Path
+    inert_cloud: OwnCloud, command: Command, tmp_path: Path
 ) -> None:
     """Each mistake gets one line that names the field, and nothing is made."""
     broken = tmp_path / "broken.yaml"
@@ -131,7 +129,7 @@ def test_bad_input_creates_nothing(
 
 
 @pytest.mark.slow
-def test_a_sweep_that_exists_is_refused(inert_cloud: InertCloud, command: Command) -> None:
+def test_a_sweep_that_exists_is_refused(inert_cloud: OwnCloud, command: Command) -> None:
     """The second launch under a name says so and leaves the first alone."""
     assert command(*LAUNCH, env=inert_cloud.flags).returncode == 0
     refused = command(*LAUNCH, env=inert_cloud.flags)

@@ -1,7 +1,7 @@
 """Two hundred VMs from one launcher."""
 
 import pytest
-from tests.clouds import InertCloud
+from tests.clouds import OwnCloud
 
 from gcloud_ops import containers, sweeps
 from gcloud_ops.errors import ContainerFailed
@@ -12,7 +12,7 @@ VMS = 200
 
 
 @pytest.mark.slow
-def test_two_hundred_vms(inert_cloud: InertCloud) -> None:
+def test_two_hundred_vms(inert_cloud: OwnCloud) -> None:
     """Launched and dispatched; looked at with two calls; removed entirely."""
     clients = inert_cloud.clients
     sweep = Sweep.of_commands("fleet", [f"train --seed {n}" for n in range(VMS)])
@@ -38,7 +38,7 @@ def test_two_hundred_vms(inert_cloud: InertCloud) -> None:
 
 
 @pytest.mark.slow
-def test_each_vm_has_the_command_of_its_own_experiment(inert_cloud: InertCloud) -> None:
+def test_each_vm_has_the_command_of_its_own_experiment(inert_cloud: OwnCloud) -> None:
     """No command goes to a wrong VM, whatever the order in which they come up."""
     clients = inert_cloud.clients
     sweep = Sweep.of_commands("own", [f"train --seed {n}" for n in range(1, 21)])
