@@ -18,7 +18,14 @@ PAGES = sorted(
     page
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")]
 )
-COMMANDS = ("gcloud-ops", "cloud-manager", "sinergym-tui", "sinergym-train", "gcp-emulator")
+COMMANDS = (
+    "gcloud-ops",
+    "cloud-manager",
+    "sinergym-tui",
+    "sinergym-train",
+    "gcp-emulator",
+    "mlflow-infra",
+)
 
 
 @pytest.mark.slow
@@ -64,7 +71,7 @@ def test_a_command_in_the_docs_is_one_that_exists(page: str, line: str) -> None:
     plain = [word for word in words if not word.startswith("-")]
     if command == "gcloud-ops":
         text = help_of(command) + help_of(command, *plain[: 1 if plain[0] == "ssh" else 2])
-    elif command == "gcp-emulator":
+    elif command in {"gcp-emulator", "mlflow-infra"}:
         text = help_of(command, *plain[:1])
     else:
         text = help_of(command)

@@ -19,7 +19,7 @@ from mlflow_infra.wanted import Infrastructure
 
 __all__ = ["Check", "check", "check_server"]
 
-_SIZE: Final = 64 * 1024
+_SIZE: Final = 4 * 1024
 """Bytes that go to the artifact store and back."""
 
 
