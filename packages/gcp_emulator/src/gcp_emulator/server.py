@@ -28,11 +28,14 @@ from typing import Literal, Self
 from aiohttp import web
 
 from gcp_emulator.companions import mark
+from gcp_emulator.compute.addresses import Addresses
 from gcp_emulator.compute.api import Compute
 from gcp_emulator.compute.firewall import allows
 from gcp_emulator.compute.groups import Groups
+from gcp_emulator.compute.instances import Instances
 from gcp_emulator.compute.lifecycle import Lifecycle
 from gcp_emulator.compute.metadata import MetadataServers
+from gcp_emulator.compute.networks import Networks
 from gcp_emulator.compute.operations import Operations
 from gcp_emulator.compute.power import MakeMachine, Sites
 from gcp_emulator.compute.rest import Rest
@@ -195,7 +198,10 @@ class LocalCloud:
         )
         self.iam.add_routes(app)
         rest = Rest(app, self.state, self._operations)
-        Compute(self.state, self.lifecycle, self._operations).add_routes(rest)
+        Compute(self.state, self._operations).add_routes(rest)
+        Instances(self.state, self.lifecycle, self._operations).add_routes(rest)
+        Addresses(self.state, self._operations).add_routes(rest)
+        Networks(self.state, self._operations).add_routes(rest)
         Groups(self.state, self.lifecycle, self._operations).add_routes(rest)
         storage = Storage(self.folder / "buckets", check_member=self.iam.accounts.check_member)
         self.iam.on_deleted(storage.rename_member)

@@ -22,6 +22,7 @@ _QUOTAS = {
     "PREEMPTIBLE_CPUS": 24_000.0,
     "DISKS_TOTAL_GB": 102_400.0,
     "IN_USE_ADDRESSES": 2_300.0,
+    "STATIC_ADDRESSES": 8.0,
     "INSTANCE_GROUP_MANAGERS": 500.0,
 }
 
@@ -92,9 +93,20 @@ def zone_json(root: str, name: str) -> Json:
     }
 
 
-def region_json(root: str, name: str, own_zone: str, *, instances: int, cpus: int) -> Json:
-    """A ``compute#region`` with its quotas; `instances` and `cpus` are in use in it."""
-    usage = {"INSTANCES": float(instances), "CPUS": float(cpus)}
+def quota(metric: str) -> float:
+    """The limit of a regional or global quota."""
+    return {**_GLOBAL_QUOTAS, **_QUOTAS}[metric]
+
+
+def region_json(
+    root: str, name: str, own_zone: str, *, instances: int, cpus: int, addresses: int
+) -> Json:
+    """A ``compute#region`` with its quotas; `instances`, `cpus`, `addresses` are used in it."""
+    usage = {
+        "INSTANCES": float(instances),
+        "CPUS": float(cpus),
+        "STATIC_ADDRESSES": float(addresses),
+    }
     return {
         "kind": "compute#region",
         "id": _stable_id(name),
@@ -129,15 +141,20 @@ def machine_type_json(root: str, zone: str, kind: MachineType) -> Json:
     }
 
 
-def project_json(base: str, name: str, number: str, *, templates: int) -> Json:
+def project_json(base: str, name: str, number: str, *, templates: int, firewalls: int) -> Json:
     """A ``compute#project`` with its global quotas."""
+    usage = {
+        "INSTANCE_TEMPLATES": float(templates),
+        "NETWORKS": 1.0,
+        "FIREWALLS": float(firewalls),
+    }
     return {
         "kind": "compute#project",
         "id": number,
         "creationTimestamp": _EPOCH,
         "name": name,
         "commonInstanceMetadata": {"kind": "compute#metadata", "fingerprint": "AAAAAAAAAAA="},
-        "quotas": _quotas(_GLOBAL_QUOTAS, {"INSTANCE_TEMPLATES": float(templates)}),
+        "quotas": _quotas(_GLOBAL_QUOTAS, usage),
         "selfLink": f"{base}/projects/{name}",
         "defaultServiceAccount": f"{number}-compute@developer.gserviceaccount.com",
         "xpnProjectStatus": "UNSPECIFIED_XPN_PROJECT_STATUS",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from gcp_emulator.compute.state import State, invalid, new_id, not_found, now
+from gcp_emulator.compute.state import State, invalid, new_id, not_found, now, scope
 from gcp_emulator.replies import GoogleError, Json
 
 _log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class Operation:
     id: str
     kind: str
     zone: str | None
+    region: str | None
     target: str
     target_id: str
     inserted: str
@@ -51,7 +52,7 @@ class Operations:
     def __init__(self, state: State, *, seconds: float = 0.05) -> None:
         self._state = state
         self._seconds = seconds
-        self._operations: dict[tuple[str | None, str], Operation] = {}
+        self._operations: dict[tuple[str, str], Operation] = {}
         self._requests: dict[tuple[str, str], Operation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
@@ -80,6 +81,7 @@ class Operations:
         zone: str | None,
         target: str,
         target_id: str,
+        region: str | None = None,
         work: Callable[[], Awaitable[object]] | None = None,
         user: str = "local@example.com",
     ) -> Operation:
@@ -87,9 +89,10 @@ class Operations:
 
         Args:
             kind: Google's ``operationType``.
-            zone: Its zone; None for a global one.
+            zone: Its zone; None for a global or a regional one.
             target: URL of what changes.
             target_id: Its id.
+            region: The region of a regional one.
             work: What has to end first; a `GoogleError` from it is the operation's error.
             user: Who asked for it.
         """
@@ -99,28 +102,29 @@ class Operations:
             id=number,
             kind=kind,
             zone=zone,
+            region=region,
             target=target,
             target_id=target_id,
             inserted=now(),
             user=user,
         )
-        self._operations[zone, operation.name] = operation
+        self._operations[scope(zone, region), operation.name] = operation
         self._forget_old()
         task = asyncio.create_task(self._complete(operation, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return operation
 
-    def get(self, zone: str | None, name: str) -> Operation:
-        """The operation of this name, or 404."""
-        found = self._operations.get((zone, name))
+    def get(self, where: str, name: str) -> Operation:
+        """The operation of this name in ``zones/z``, ``regions/r`` or ``global``, or 404."""
+        found = self._operations.get((where, name))
         if found is None:
-            raise not_found(self._state.path(zone, "operations", name))
+            raise not_found(f"projects/{self._state.project}/{where}/operations/{name}")
         return found
 
-    def all(self, zone: str | None) -> list[Operation]:
-        """The operations of a zone, or the global ones, oldest first."""
-        return [operation for operation in self._operations.values() if operation.zone == zone]
+    def all(self, where: str) -> list[Operation]:
+        """The operations of ``zones/z``, ``regions/r`` or ``global``, oldest first."""
+        return [operation for (at, _), operation in self._operations.items() if at == where]
 
     async def wait(self, operation: Operation) -> None:
         """Return when the operation is done, or after two minutes, or when the cloud stops."""
@@ -146,8 +150,12 @@ class Operations:
             "progress": 100 if done else 0,
             "insertTime": operation.inserted,
             "startTime": operation.inserted,
-            "selfLink": self._state.link(operation.zone, "operations", operation.name),
+            "selfLink": self._state.link(
+                operation.zone, "operations", operation.name, region=operation.region
+            ),
         }
+        if operation.region:
+            body["region"] = f"{self._state.root}/regions/{operation.region}"
         if operation.zone:
             body["zone"] = f"{self._state.root}/zones/{operation.zone}"
         if operation.ended:

@@ -141,14 +141,13 @@ class Power:
             # What was only stopped is removed now.
             await self.end(instance, grace)
 
-    def reset(self, instance: Instance) -> asyncio.Task[None]:
-        """Switch a RUNNING instance off and on again, with what is on its disk.
+    def reset(self, instance: Instance, *, running: Callable[[], None]) -> asyncio.Task[None]:
+        """Switch a RUNNING instance off and on again, with what is on its disk, as `start` does.
 
-        Returns:
-            The boot.
+        It stays RUNNING.
         """
         before = instance.booting
-        instance.booting = begin(self._reset(instance, before), quiet=True)
+        instance.booting = begin(self._reset(instance, before, running), quiet=True)
         return instance.booting
 
     def remove(self, instance: Instance) -> None:
@@ -179,7 +178,12 @@ class Power:
                 await self._sites.open(instance)
             await machine.boot()
 
-    async def _reset(self, instance: Instance, before: asyncio.Task[None] | None) -> None:
+    async def _reset(
+        self,
+        instance: Instance,
+        before: asyncio.Task[None] | None,
+        running: Callable[[], None],
+    ) -> None:
         await self._cut(before)
         if instance.machine is not None:
             await instance.machine.shutdown(0)
@@ -187,7 +191,9 @@ class Power:
             await self._sites.close(instance)
         timeline = self._timeline(instance)
         machine = instance.machine = self._make_machine(instance, timeline.record)
+        running()
         touch(instance)
+        self._state.notify()
         await self._come_up(instance, machine)
 
     async def _shut_down(self, instance: Instance, grace: float, *, keep: bool) -> None:

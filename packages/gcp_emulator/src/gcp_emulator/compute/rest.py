@@ -75,6 +75,9 @@ class Rest:
         zone = request.match_info.get("zone")
         if zone is not None:
             self._state.check_zone(zone)
+        region = request.match_info.get("region")
+        if region is not None:
+            self._state.check_region(region)
 
 
 def listed(kind: str, link: str, items: Sequence[Json], token: str | None) -> Json:
@@ -90,31 +93,48 @@ def listed(kind: str, link: str, items: Sequence[Json], token: str | None) -> Js
     return body
 
 
-def aggregated(request: web.Request, state: State, noun: str, found: Sequence[Json]) -> Json:
+def aggregated(
+    request: web.Request,
+    state: State,
+    noun: str,
+    found: Sequence[Json],
+    *,
+    kind: str = "zone",
+    collection: str | None = None,
+) -> Json:
     """A ``compute#...AggregatedList``: resources by ``zones/Z``.
 
     Zones without any are named with a warning, as Google does, or left out when
     ``returnPartialSuccess`` or a filter asks for less; a page never splits here before
     ``maxResults`` resources.
+
+    Args:
+        request: The request.
+        state: What exists.
+        noun: Of ``compute#...AggregatedList``.
+        found: All resources.
+        kind: ``zone``, or ``region`` for those that lie in regions.
+        collection: The resources' plural, if it is not the noun with an s.
     """
-    collection = f"{noun}s"
+    collection = collection or f"{noun}s"
     for resource in found:
-        resource["_key"] = f"{resource['zone']}/{resource['name']}"
+        resource["_key"] = f"{resource[kind]}/{resource['name']}"
     max_results(request)
     items, token = page(request, sorted(found, key=lambda r: str(r["_key"])), key="_key")
+    names = [f"{kind}s/{name}" for name in (state.zones if kind == "zone" else state.regions)]
     scopes: Json = {
-        f"zones/{zone}": {
+        name: {
             "warning": {
                 "code": "NO_RESULTS_ON_PAGE",
-                "message": f"There are no results for scope 'zones/{zone}' on this page.",
-                "data": [{"key": "scope", "value": f"zones/{zone}"}],
+                "message": f"There are no results for scope '{name}' on this page.",
+                "data": [{"key": "scope", "value": name}],
             }
         }
-        for zone in state.zones
+        for name in names
     }
     for resource in items:
         del resource["_key"]
-        scope = "zones/" + resource["zone"].rpartition("/")[2]
+        scope = f"{kind}s/" + resource[kind].rpartition("/")[2]
         scopes[scope].pop("warning", None)
         scopes[scope].setdefault(collection, []).append(resource)
     link = f"{state.root}/aggregated/{collection}"

@@ -249,14 +249,17 @@ class State:
         for tell in list(self.changed):
             tell()
 
-    def path(self, zone: str | None, collection: str, name: str) -> str:
+    def path(
+        self, zone: str | None, collection: str, name: str, *, region: str | None = None
+    ) -> str:
         """A resource's path, as error messages tell it: ``projects/p/zones/z/instances/i``."""
-        scope = f"zones/{zone}" if zone else "global"
-        return f"projects/{self.project}/{scope}/{collection}/{name}"
+        return f"projects/{self.project}/{scope(zone, region)}/{collection}/{name}"
 
-    def link(self, zone: str | None, collection: str, name: str) -> str:
+    def link(
+        self, zone: str | None, collection: str, name: str, *, region: str | None = None
+    ) -> str:
         """A resource's URL."""
-        return f"{self.base}/{self.path(zone, collection, name)}"
+        return f"{self.base}/{self.path(zone, collection, name, region=region)}"
 
     def template(self, name: str) -> Template:
         """The template of this name, or 404."""
@@ -414,6 +417,13 @@ class State:
                 f"{self._network_file} can't be read ({error}): remove it, or wipe the folder"
             ) from error
         self.addresses = {(address.region, address.name): address for address in addresses}
+
+
+def scope(zone: str | None, region: str | None = None) -> str:
+    """Where a resource is, as paths tell it: ``zones/z``, ``regions/r`` or ``global``."""
+    if zone:
+        return f"zones/{zone}"
+    return f"regions/{region}" if region else "global"
 
 
 def check_name(where: str, name: object, pattern: str = NAME_PATTERN) -> str:
