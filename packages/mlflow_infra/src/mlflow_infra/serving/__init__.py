@@ -41,8 +41,8 @@ DATABASE: Final = "mlflow"
 """Name of the database, and of its user."""
 
 _PROXY_SECONDS = 60
-# A database of many runs can take long to upgrade; a new one takes half a minute.
-_SERVER_SECONDS = 3_600
+_SERVER_SECONDS = 600
+_UPGRADE_SECONDS = 3_600  # a database of many runs takes long
 _WORKERS = 2
 # 25 connections is what the smallest database takes, and a request of MLflow's may need two.
 _POOL = {
@@ -83,9 +83,10 @@ def _run(settings: Settings, *, upgrade_only: bool) -> int:
     ):
         sockets = _start_proxy(processes, settings, Path(folder))
         environment = _environment(settings, machine, secrets, Path(folder), sockets)
+        may_upgrade = upgrade_only or _may_upgrade(machine, os.environ)
         order = {
             "serve": not upgrade_only,
-            "upgrade": upgrade_only or _may_upgrade(machine, os.environ),
+            "upgrade": may_upgrade,
             "signing_key": secrets.signing_key,
             "admin": {"username": secrets.admin.name, "password": secrets.admin.password},
             "trainer": {"username": secrets.trainer.name, "password": secrets.trainer.password},
@@ -97,13 +98,17 @@ def _run(settings: Settings, *, upgrade_only: bool) -> int:
             input=json.dumps(order).encode(),
         )
         if upgrade_only:
-            processes.wait_until(lambda: tracking.poll() == 0, seconds=_SERVER_SECONDS, what="")
+            processes.wait_until(
+                lambda: tracking.poll() == 0,
+                seconds=_UPGRADE_SECONDS,
+                what="the database is not upgraded",
+            )
             say(f"the database {DATABASE} has the schema of MLflow {version('mlflow')}")
             return 0
         address = f"{machine.internal}:{settings.port}"
         processes.wait_until(
             lambda: machine.answers(f"http://{address}/health"),
-            seconds=_SERVER_SECONDS,
+            seconds=_UPGRADE_SECONDS if may_upgrade else _SERVER_SECONDS,
             what=f"MLflow does not answer on {address}",
         )
         say(
