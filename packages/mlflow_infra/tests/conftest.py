@@ -117,6 +117,12 @@ class Cloud:
             return json.load(reply)
 
 
+@pytest.fixture(scope="session")
+def cloud_of() -> type[Cloud]:
+    """Starts local clouds: `cloud_of(folder)`, to be stopped by who started it."""
+    return Cloud
+
+
 @pytest.fixture
 def cloud(tmp_path: Path) -> Iterator[Cloud]:
     """A new local cloud, with nothing in it."""
