@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -481,6 +483,51 @@ def test_sinergym_tells_what_the_metrics_are_made_of(
         )
         assert metrics["episode/mean_power_penalty"] < 0
         assert 0 <= metrics["episode/comfort_violation_time(%)"] <= 100
+
+
+def test_nothing_is_begun_while_one_is_pending_that_nobody_waits_for(tmp_path: Path) -> None:
+    """The end is asked for while the training waits for an evaluation: the next one is left out.
+
+    The evaluation's process stands still, and the wish comes with the second look during the
+    second evaluation's turn: the first decides that it is due, the second is the waiting's.
+    """
+    from sinergym_trainer.evaluation.process import Evaluator
+    from sinergym_trainer.training.callbacks import EvaluationCallback
+
+    looks: list[bool] = []
+
+    def stop() -> bool:
+        if evaluator.pending:
+            looks.append(True)
+        return len(looks) > 1
+
+    lines: list[str] = []
+    env = rooms(10)
+    spec = EnvironmentSpec(id="Eplus-5zone-hot-continuous-v1")
+    evaluator = Evaluator(spec, tmp_path / "evaluation", threads=1, seed=3)
+    evaluation = EvaluationCallback(
+        evaluator,
+        every=1,
+        episodes=1,
+        folder=tmp_path,
+        statistics=lambda: None,
+        keep_best=lambda *_: None,
+        stop=stop,
+        say=lines.append,
+    )
+    try:
+        assert evaluator.pid
+        os.kill(evaluator.pid, signal.SIGSTOP)
+        model = build("SAC", env, learning_starts=1000)
+        model.learn(25, callback=evaluation)
+
+        assert len(looks) > 1
+        assert evaluator.pending
+        assert evaluator.pending.timesteps == 10
+        assert (evaluation.evaluations, lines) == ([], [])
+    finally:
+        evaluation.close()
+        evaluator.close()
 
 
 def test_evaluations_go_on_after_a_resume(evaluated: tuple[Evaluated, Evaluated]) -> None:

@@ -6,8 +6,6 @@ Observations are normalized by Stable-Baselines3's `VecNormalize` around the vec
 `npz` without pickles, so that a file from a bucket is data and cannot be code.
 """
 
-import contextlib
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sinergym_trainer.errors import ModelUnusable
+from sinergym_trainer.process.replacing import replacing
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -96,24 +95,13 @@ class Statistics:
             raise ModelUnusable(f"{path}: {error}") from None
 
     def write(self, path: Path) -> None:
-        """Write the file whole or not at all: a temporary one is renamed.
+        """Write the file whole or not at all.
 
         Raises:
             OSError: the disk is full, the folder read-only.
         """
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with unfinished.open("wb") as file:
-                np.savez(
-                    file, mean=self.mean, variance=self.variance, count=np.float64(self.count)
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            np.savez(file, mean=self.mean, variance=self.variance, count=np.float64(self.count))
 
     def normalize(self, observation: NDArray[Any]) -> NDArray[np.float32]:
         """An observation, or a batch of them, as a policy sees it: what `VecNormalize` gives."""

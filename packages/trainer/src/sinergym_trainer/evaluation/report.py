@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sinergym_trainer.evaluation.episodes import Episode, Totals, spread
+from sinergym_trainer.process.replacing import replacing
 
 EPISODES, MONTHS, ALL = "evaluation.csv", "evaluation_months.csv", "evaluation.json"
 """The files of the results."""
@@ -140,9 +141,8 @@ class Report:
         """
         texts = {EPISODES: self.rows, MONTHS: self.month_rows}
         for name, text in (*((n, _csv(rows)) for n, rows in texts.items()), (ALL, self.to_json())):
-            unfinished = self.output / f".{name}.tmp"
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(self.output / name)
+            with replacing(self.output / name) as file:
+                file.write(text.encode())
 
     def to_json(self) -> str:
         """All of it as JSON: the text of `evaluation.json`."""

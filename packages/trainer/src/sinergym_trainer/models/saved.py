@@ -9,20 +9,20 @@ Loading such a zip runs code that is in it: Stable-Baselines3 stores pickles. Lo
 trust. `find` itself loads none; it only reads the card and the statistics, which are plain data.
 """
 
-import contextlib
 import json
 import os
 import re
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 from sinergym_trainer.errors import ModelUnusable, one_line
+from sinergym_trainer.process.replacing import replacing
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -173,9 +173,9 @@ def save(
         (folder / STATISTICS).unlink(missing_ok=True)
     else:
         statistics.write(folder / STATISTICS)
-    with _replacing(folder / CARD) as file:
+    with replacing(folder / CARD) as file:
         file.write(card.to_json().encode())
-    with _replacing(folder / name) as file:
+    with replacing(folder / name) as file:
         if isinstance(model, Path):
             file.write(model.read_bytes())
         else:
@@ -439,18 +439,3 @@ def _patiently[T](ask: Callable[[], T]) -> T:
                 raise
         time.sleep(pause)
     return ask()
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Any]:
-    """A file to write that takes the place of `path` when all of it is on disk."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)

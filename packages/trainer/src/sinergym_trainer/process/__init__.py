@@ -2,5 +2,5 @@
 
 surroundings  versions, threads, the output folder        stopping  SIGTERM and Ctrl-C
 progress      the file that the runner reads              display   what people see
-cores         which cores a thread runs on
+cores         which cores a thread runs on                replacing  files that are whole
 """

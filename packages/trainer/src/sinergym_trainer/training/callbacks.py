@@ -21,6 +21,7 @@ from stable_baselines3.common.logger import HumanOutputFormat, Logger
 from sinergym_trainer.errors import EvaluationFailed
 from sinergym_trainer.evaluation.process import Evaluation, Evaluator, Request
 from sinergym_trainer.process.progress import ProgressFile
+from sinergym_trainer.process.replacing import replacing
 
 if TYPE_CHECKING:
     from sinergym_trainer.environments.normalization import Statistics
@@ -434,9 +435,9 @@ def _write_rows(path: Path, rows: Mapping[str, Sequence[Any]]) -> None:
 
     Rows of other lengths (a resume with another `--eval_length`) are filled up with NaN.
     """
-    temporary = path.with_name(f".{path.name}")
-    np.savez(temporary, **{name: _table(values) for name, values in rows.items()})
-    temporary.replace(path)
+    tables = {name: _table(values) for name, values in rows.items()}
+    with replacing(path) as file:
+        np.savez(file, **tables)
 
 
 def _table(rows: Sequence[Any]) -> Any:
