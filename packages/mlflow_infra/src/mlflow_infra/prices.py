@@ -4,11 +4,13 @@ List prices of us-central1, which is among the cheapest regions; Belgium (europe
 a tenth dearer, other regions up to a half. Without traffic, taxes, discounts and free tiers, for
 a month of 730 hours. Whoever pays other prices replaces them: `dataclasses.replace(PRICES, ...)`.
 
-The pages, for the date in `Prices.date`: https://cloud.google.com/sql/pricing,
+Where the prices stand: https://cloud.google.com/sql/pricing,
 https://cloud.google.com/compute/vm-instance-pricing,
 https://cloud.google.com/compute/disks-image-pricing,
 https://cloud.google.com/vpc/network-pricing, https://cloud.google.com/storage/pricing,
-https://cloud.google.com/secret-manager/pricing.
+https://cloud.google.com/secret-manager/pricing. The rates of custom tiers are confirmed by a
+report of May 2026 (https://www.usage.ai/blogs/gcp/cloud-sql/pricing/); the others were not
+compared with the pages at `Prices.date`: an estimate, not a quotation.
 """
 
 import re
