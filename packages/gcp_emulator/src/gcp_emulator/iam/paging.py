@@ -30,7 +30,12 @@ def page_of[T](
 
 
 def _offset(token: str) -> int:
+    if not token:
+        return 0
     try:
-        return int(base64.urlsafe_b64decode(token) or b"0")
+        text = base64.b64decode(token, altchars=b"-_", validate=True).decode("ascii")
     except (ValueError, binascii.Error) as error:
         raise invalid_argument("The page token is invalid.") from error
+    if not text.isdecimal() or len(text) > 9:
+        raise invalid_argument("The page token is invalid.")
+    return int(text)

@@ -6,6 +6,7 @@ Payloads are in no log and in no error's text. Not emulated are expiry, rotation
 import base64
 import binascii
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import google_crc32c
@@ -105,8 +106,8 @@ class Secrets:
         self._project.check(request.match_info["project"])
         require(request, "secretmanager.secrets.list", resource=self._project.path)
         found = sorted(self._vault.secrets.values(), key=lambda s: str(s.resource["createTime"]))
-        wanted = request.query.get("filter", "")
-        shown = [self._shown(s) for s in reversed(found) if _fits_filter(s, wanted)]
+        fits = _filter(request.query.get("filter", ""))
+        shown = [self._shown(secret) for secret in reversed(found) if fits(secret)]
         return json_response(_listed(request, "secrets", shown))
 
     @api("secretmanager.projects.secrets.get")
@@ -363,15 +364,14 @@ def _check_etag(sent: Any, resource: Json) -> None:
         )
 
 
-def _fits_filter(secret: Secret, wanted: str) -> bool:
-    if not wanted:
-        return True
-    found = re.fullmatch(r"\s*(?:name\s*:\s*(\S+)|labels\.([-\w]+)\s*[=:]\s*(\S+))\s*", wanted)
+def _filter(wanted: str) -> Callable[[Secret], bool]:
+    found = re.fullmatch(r"\s*(?:name\s*:\s*(\S+)|labels\.([-\w]+)\s*[=:]\s*(\S+))?\s*", wanted)
     if found is None:
         raise _not_emulated(f"the filter {wanted!r} of secrets")
-    if found[1]:
-        return found[1].strip('"') in secret.name
-    return bool(secret.resource.get("labels", {}).get(found[2]) == found[3].strip('"'))
+    name, key, value = ((part or "").strip('"') for part in found.groups())
+    if key:
+        return lambda secret: secret.resource.get("labels", {}).get(key) == value
+    return lambda secret: name in secret.name
 
 
 def _listed(request: web.Request, member: str, shown: list[Json]) -> Json:
