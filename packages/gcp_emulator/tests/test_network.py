@@ -176,7 +176,7 @@ def rule(*allowed: tuple[str, list[str]], **more: object) -> dict[str, object]:
 
 def test_which_ports_are_opened() -> None:
     """TCP only, by tag and account, not when disabled, denied or for what goes out."""
-    rules = [
+    rules: list[dict[str, object]] = [
         rule(("tcp", ["5000", "80-82"])),
         rule(("6", ["7"])),
         rule(("udp", ["53"]), ("icmp", [])),

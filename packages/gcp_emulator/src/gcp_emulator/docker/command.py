@@ -147,10 +147,11 @@ class Docker:
             return 1
 
     async def close(self) -> None:
-        """Leave the programs that were executed without their watchers."""
+        """Leave the programs that were executed without their watchers; keep the images."""
         for execution in (*self._executions, *self._pulls.values()):
             execution.cancel()
         await asyncio.gather(*self._executions, *self._pulls.values(), return_exceptions=True)
+        self._keep_images()
 
     async def _run(self, words: Words, streams: Streams) -> int:
         flags = parse("run", words, RUN, "IMAGE [COMMAND] [ARG...]", at_least=1)
@@ -612,7 +613,6 @@ class Docker:
         refusal = await self._refusal(image) if self._refusal is not None else None
         if refusal is None and image not in self._images:
             self._images[image] = datetime.now(UTC)
-            self._keep_images()
         return refusal
 
     def _kept_images(self) -> dict[str, datetime]:
@@ -624,7 +624,7 @@ class Docker:
         return {}
 
     def _keep_images(self) -> None:
-        if self._images_file is not None:
+        if self._images_file is not None and self._images:
             kept = {image: moment.isoformat() for image, moment in self._images.items()}
             self._images_file.parent.mkdir(parents=True, exist_ok=True)
             self._images_file.write_text(json.dumps(kept), encoding="utf-8")

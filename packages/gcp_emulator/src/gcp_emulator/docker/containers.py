@@ -300,7 +300,6 @@ class Containers:
             created=datetime.now(UTC),
         )
         self._all[identity] = container
-        _keep(container)
         return container
 
     async def boot(self) -> None:
@@ -364,7 +363,6 @@ class Containers:
         container.exit_code = 0
         container.error = ""
         container.started = datetime.now(UTC)
-        _keep(container)
         self._record("container")
         watching = asyncio.create_task(self._watch(container, container.task))
         self._watching.add(watching)
@@ -410,7 +408,6 @@ class Containers:
     ) -> None:
         """Signal the first program, wait up to `grace` seconds, kill."""
         container.stopped_by_hand = True
-        _keep(container)
         await self._end(container, grace=grace, first=first)
 
     async def restart(
@@ -449,7 +446,10 @@ class Containers:
         container.removed.set()
 
     async def close(self, grace: float) -> None:
-        """End them all, as a shutdown does: SIGTERM, `grace` seconds, SIGKILL. Idempotent."""
+        """End them all, as a shutdown does: SIGTERM, `grace` seconds, SIGKILL. Idempotent.
+
+        Where they stand is written down then: `boot` finds them again.
+        """
         self._closed = True
         await asyncio.gather(*self._starting, return_exceptions=True)
         ends = (self._end(c, grace=grace, first=signal.SIGTERM) for c in self._all.values())
@@ -458,6 +458,8 @@ class Containers:
             watching.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
         await asyncio.gather(*(self.engine.sweep(identity) for identity in self._all))
+        for container in self._all.values():
+            _keep(container)
 
     def _environment_of(self, spec: ContainerSpec, identity: str, folder: Path) -> dict[str, str]:
         hostname = self.hostname if spec.network == "host" else identity[:12]
@@ -486,7 +488,6 @@ class Containers:
         container.status = "restarting" if again else "exited"
         container.finished = datetime.now(UTC)
         removing = not again and container.spec.auto_remove and not container.restarted_by_hand
-        _keep(container)
         container.ended.set()
         # Those who follow the log look again whether it still runs.
         container.log.flush()
@@ -538,7 +539,7 @@ class Containers:
 
 
 def _keep(container: Container) -> None:
-    """Write down where it stands: it is found again at the next boot."""
+    """Write down where it stands; its environment may hold what others must not read."""
     kept = {
         "id": container.id,
         "spec": asdict(container.spec),
@@ -551,13 +552,10 @@ def _keep(container: Container) -> None:
         "restarts": container.restarts,
         "stopped_by_hand": container.stopped_by_hand,
     }
-    # Its environment may hold what others must not read.
     path = container.folder / "container.json"
-    fresh = path.with_name("container.json.new")
     with suppress(FileNotFoundError):  # removed meanwhile, with its folder
-        fresh.touch(mode=0o600)
-        fresh.write_text(json.dumps(kept), encoding="utf-8")
-        fresh.replace(path)
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(kept), encoding="utf-8")
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -100,13 +100,8 @@ class Guest:
 
     async def mount(self) -> None:
         """Begin a boot: what lies on the disk is there, what lay in memory is not."""
-        await asyncio.to_thread(self._mount)
-
-    def _mount(self) -> None:
-        for inside in STATELESS:
-            shutil.rmtree(self.path(inside), ignore_errors=True)
-        for inside in WRITABLE:
-            self.path(inside).mkdir(parents=True, exist_ok=True)
+        for path in filter(Path.exists, map(self.path, STATELESS)):
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
     async def execute(self, call: Call) -> int:
         """Run a program of COS; its exit status.
@@ -233,8 +228,11 @@ class Guest:
             OSError: It is read-only on COS.
         """
         clean = "/" + os.path.normpath("/" + inside).lstrip("/")
-        if not any(clean == top or clean.startswith(top + "/") for top in WRITABLE):
+        tops = [top for top in WRITABLE if clean == top or clean.startswith(top + "/")]
+        if not tops:
             raise OSError(30, "Read-only file system", inside)
+        if clean != tops[0]:
+            self.path(tops[0]).mkdir(parents=True, exist_ok=True)
         path = self.path(inside)
         if not path.parent.resolve().is_relative_to(self.root.resolve()):
             raise OSError(30, "Read-only file system", inside)
