@@ -1,6 +1,10 @@
 """The tracking server in a template: how it is found, and that no password gets in."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +14,8 @@ from gcloud_ops.cli import run
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import InvalidRequest, NotFound, PermissionDenied
 from gcloud_ops.tracking import TrackingServer
+
+from .conftest import eventually
 
 ZONE = "https://www.googleapis.com/compute/v1/projects/1/zones/europe-west1-c"
 SECRET = "projects/probe/secrets/mlflow-trainer"
@@ -122,3 +128,70 @@ def test_a_template_with_a_secret(
     (made,) = json.loads(capsys.readouterr().out)
     assert made["environment"]["MLFLOW_TRACKING_URI"] == "http://10.0.0.2:5000"
     assert made["environment"]["SINERGYM_MLFLOW_SECRET"] == "projects/local/secrets/theirs"
+
+
+@pytest.fixture
+def tracking_server(clients: Clients) -> Iterator[str]:
+    """Address and secret in the local cloud, as `mlflow-infra up` leaves them; the address."""
+    region = {"project": clients.project, "region": "europe-west1"}
+    clients.change(
+        "address",
+        clients.addresses.insert_unary,
+        **region,
+        address_resource={"name": tracking.ADDRESS, "address_type": "EXTERNAL"},
+    )
+    found = clients.read("address", clients.addresses.get, **region, address=tracking.ADDRESS)
+    secrets = clients.api("secretmanager", "v1").projects().secrets()
+    body: dict[str, Any] = {"replication": {"automatic": {}}}
+    parent = f"projects/{clients.project}"
+    usage = clients.api("serviceusage", "v1").services()
+    name = f"{parent}/services/secretmanager.googleapis.com"
+    clients.execute("API", usage.enable(name=name), repeat=False)
+    eventually(
+        lambda: clients.execute("API", usage.get(name=name))["state"] == "ENABLED", "the API"
+    )
+    clients.execute(
+        "secret", secrets.create(parent=parent, secretId=tracking.SECRET, body=body), repeat=False
+    )
+    yield str(found.address)
+    clients.execute("secret", secrets.delete(name=f"{parent}/secrets/{tracking.SECRET}"))
+    clients.change("address", clients.addresses.delete_unary, **region, address=tracking.ADDRESS)
+
+
+def test_a_template_for_the_tracking_server(
+    clients: Clients,
+    cloud: dict[str, Any],
+    tracking_server: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The local cloud's trainers reach it at its static external address."""
+    common = ["--endpoint", str(cloud["endpoint"]), "--project", clients.project]
+    command = ["template", "create", "tracked", "--image", "a/b:1", "--mlflow-server"]
+    code = run([*command, *common, "--output", "json"])
+
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert json.loads(said.out)[0]["environment"] == {
+        "gce_zone": "europe-west1-b",
+        "gce_project_id": "local",
+        "MLFLOW_TRACKING_URI": f"http://{tracking_server}:5000",
+        "SINERGYM_MLFLOW_SECRET": "projects/local/secrets/mlflow-trainer",
+    }
+
+
+def test_a_refusal_is_one_line(answers: Any) -> None:
+    """On standard error, whatever Google's clients log about it."""
+    answers.say((200, address()), answers.error(403, "accessNotConfigured", "disabled"))
+    common = ["--endpoint", answers.address, "--project", "probe"]
+    program = Path(sys.executable).with_name("gcloud-ops")
+    done = subprocess.run(
+        [program, "template", "create", "t", "--image", "a/b:1", "--mlflow-server", *common],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "enable the API" in done.stderr
