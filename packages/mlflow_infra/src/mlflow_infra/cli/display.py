@@ -22,15 +22,19 @@ _REMIND_SECONDS = 30.0
 
 
 @contextmanager
-def showing() -> Iterator[Callable[[Event], None]]:
-    """What is to be told of the events, for as long as the block lasts."""
+def showing(unchanged: str = "as it should be") -> Iterator[Callable[[Event], None]]:
+    """What is to be told of the events, for as long as the block lasts.
+
+    Args:
+        unchanged: What is said of a step that had nothing to change.
+    """
     if not sys.stderr.isatty():
-        yield _Lines().happened
+        yield _Lines(unchanged).happened
         return
     from rich.console import Console
     from rich.live import Live
 
-    screen = _Screen()
+    screen = _Screen(unchanged)
     try:
         with Live(
             console=Console(stderr=True, markup=False, highlight=False),
@@ -47,11 +51,11 @@ def showing() -> Iterator[Callable[[Event], None]]:
             say(line)
 
 
-def sentence(event: Event) -> str:
+def sentence(event: Event, unchanged: str) -> str:
     """An event in one line; "" for one that is no news in lines."""
     match event:
         case Done(what=what, changes=changes):
-            return f"{what}: {', '.join(changes) if changes else 'as it should be'}"
+            return f"{what}: {', '.join(changes) or unchanged}"
         case Progressed(what=what, text=text, seconds=seconds):
             return f"{what}: {text} ({seconds:.0f} s)"
         case Begun():
@@ -61,7 +65,8 @@ def sentence(event: Event) -> str:
 class _Lines:
     """A line for what is done, and one now and then for what takes long."""
 
-    def __init__(self) -> None:
+    def __init__(self, unchanged: str) -> None:
+        self._unchanged = unchanged
         self._reminded = 0.0
 
     def happened(self, event: Event) -> None:
@@ -71,15 +76,16 @@ class _Lines:
             case Progressed():
                 if time.monotonic() - self._reminded >= _REMIND_SECONDS:
                     self._reminded = time.monotonic()
-                    say(one_line(sentence(event)))
+                    say(one_line(sentence(event, self._unchanged)))
             case Done():
-                say(one_line(sentence(event), limit=1000))
+                say(one_line(sentence(event, self._unchanged), limit=1000))
 
 
 class _Screen:
     """The state that the picture is drawn of, four times a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, unchanged: str) -> None:
+        self._unchanged = unchanged
         self._begin = time.monotonic()
         self._position = self._count = 0
         self._what = self._text = ""
@@ -93,7 +99,7 @@ class _Screen:
             case Progressed(text=text):
                 self._text = text
             case Done():
-                self.done.append(one_line(sentence(event), limit=1000))
+                self.done.append(one_line(sentence(event, self._unchanged), limit=1000))
 
     def picture(self) -> "RenderableType":
         from rich.console import Group

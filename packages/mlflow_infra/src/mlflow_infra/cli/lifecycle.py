@@ -186,7 +186,7 @@ def down(
         output.say("nothing was removed")
         return output.ExitCode.USAGE
     try:
-        with showing() as tell:
+        with showing("nothing to remove") as tell:
             planning.down(session.clients, infra, delete_data=delete_data, tell=tell)
     except KeyboardInterrupt:
         words = "down --delete-data" if delete_data else "down"

@@ -31,6 +31,7 @@ LOCAL_IMAGE: Final = "local/mlflow-server:latest"
 
 _SCRIPTS: Final = "scripts/start_mlflow_tracking-"
 _SCRIPT = re.compile(r"gs://([^/]+)/" + _SCRIPTS)
+_HERE = ("127.0.0.1/32",)
 _LOOKED_INTO = 100  # buckets without our label
 
 
@@ -69,6 +70,9 @@ def found_or_default(clients: Clients, *, bucket: str | None = None) -> Infrastr
         bucket: The bucket, where no VM and no label tells it.
     """
     infra = found(clients) or _default(clients)
+    if not infra.source_ranges:
+        # With a rule wanted, its absence is seen as one.
+        infra = replace(infra, source_ranges=_HERE)
     return replace(infra, bucket=bucket) if bucket else infra
 
 
@@ -104,7 +108,7 @@ def _with_somebody(infra: Infrastructure, *, is_google: bool) -> Infrastructure:
     Google tells nobody his own public address, and a third party isn't asked.
     """
     if not is_google:
-        return replace(infra, source_ranges=("127.0.0.1/32",))
+        return replace(infra, source_ranges=_HERE)
     raise InvalidRequest(
         "--source-range: who may reach the server?",
         hint="give your public address, such as --source-range 203.0.113.7/32, or "
