@@ -27,9 +27,9 @@ CHANGES = (
     "storage.buckets.insert",
     "secretmanager.projects.secrets.create",
     "secretmanager.projects.secrets.addVersion",
-    "sql.instances.insert",
-    "sql.databases.insert",
-    "sql.users.insert",
+    "sqladmin.instances.insert",
+    "sqladmin.databases.insert",
+    "sqladmin.users.insert",
     "secretmanager.projects.secrets.patch",
     "cloudresourcemanager.projects.setIamPolicy",
     "storage.buckets.setIamPolicy",
@@ -57,7 +57,7 @@ def test_a_plan_says_what_will_be_made_and_what_it_costs(cloud: Any) -> None:
     assert {one.state for one in found.findings} == {"missing"}
     assert 35 < found.monthly < 45
     assert found.is_priced
-    unknown = look(cloud.clients, replace(cloud.infra, tier="db-perf-optimized-N-2"))
+    unknown = look(cloud.clients, replace(cloud.infra, tier="db-n1-standard-1"))
     assert not unknown.is_priced
     assert _changing(cloud.calls()) == {}
 
@@ -152,7 +152,12 @@ def test_killed_within_each_step_it_goes_on(cloud: Any) -> None:
     ("status", "reason", "message", "said"),
     [
         (403, "forbidden", "Permission denied", r"ask for the role roles/"),
-        (403, "quotaExceeded", "Quota 'X' exceeded", r"ask for more quota"),
+        (
+            403,
+            "quotaExceeded",
+            "Quota 'X' exceeded",
+            r"ask for more quota|start script .*: Quota 'X' exceeded$",
+        ),
         (
             403,
             "accessNotConfigured",
@@ -187,7 +192,7 @@ def test_each_refusal_is_one_line_and_taken_on_from(
 def test_down_takes_on_what_up_left_half_made(cloud: Any) -> None:
     """An instance without a database, secrets without readers: all go."""
     empty = _inventory(cloud)
-    cloud.fault("sql.users.insert", status=403, reason="forbidden", message="no", count=1)
+    cloud.fault("sqladmin.users.insert", status=403, reason="forbidden", message="no", count=1)
     with pytest.raises(PermissionDenied):
         up(cloud.clients, cloud.infra, tell=_silent)
     gone = down(cloud.clients, cloud.infra, delete_data=True, tell=_silent)

@@ -258,7 +258,7 @@ def _explained(resource: Resource) -> Iterator[None]:
     try:
         yield
     except PermissionDenied as error:
-        if error.hint:
+        if error.hint or "quota" in error.message.lower():
             raise
         raise PermissionDenied(
             error.message,

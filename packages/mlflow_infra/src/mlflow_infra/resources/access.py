@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -167,11 +168,11 @@ class ServiceAccount:
     def remove(self, tell: Tell) -> tuple[str, ...]:
         """Delete it."""
         del tell
-        request = self._accounts.delete(name=self._name)
-        try:
-            self.place.clients.execute(self.what, request, repeat=True)
-        except NotFound:
+        if self.observe().state == "missing":
             return ()
+        with suppress(NotFound):
+            request = self._accounts.delete(name=self._name)
+            self.place.clients.execute(self.what, request, repeat=True)
         return ("deleted",)
 
     def monthly(self, prices: Prices) -> float | None:

@@ -289,11 +289,11 @@ class Secret:
     def remove(self, tell: Tell) -> tuple[str, ...]:
         """Delete it with its versions."""
         del tell
-        request = self._secrets.delete(name=self._path)
-        try:
-            self.place.clients.execute(self.what, request, repeat=True)
-        except NotFound:
+        if self.place.find(self.what, self._secrets.get(name=self._path)) is None:
             return ()
+        with suppress(NotFound):
+            request = self._secrets.delete(name=self._path)
+            self.place.clients.execute(self.what, request, repeat=True)
         return ("deleted",)
 
     def monthly(self, prices: Prices) -> float | None:
