@@ -49,6 +49,7 @@ from gcp_emulator.iam.api import Iam
 from gcp_emulator.network.entrances import Entrance, Entrances
 from gcp_emulator.network.ports import opened
 from gcp_emulator.replies import GoogleError, Json
+from gcp_emulator.sql.api import CloudSql
 from gcp_emulator.storage.api import Storage
 
 type Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -84,6 +85,7 @@ class LocalCloud:
         pull_seconds: How long it takes to get the container's image.
         operation_seconds: How long the shortest operation takes.
         repair_seconds: How soon a group sees that an instance of its is gone.
+        database_seconds: How long Cloud SQL takes to make an instance, at the least.
         grace_seconds: What containers have to end when their instance is deleted.
         images: Programs that are the entry points of images, by the last part of the image's name
             (``{"mlflow-server": "mlflow-infra-server"}``); other images have the engine's.
@@ -109,6 +111,7 @@ class LocalCloud:
         pull_seconds: float = 0.0,
         operation_seconds: float = 0.05,
         repair_seconds: float = 1.0,
+        database_seconds: float = 1.0,
         grace_seconds: float = 30.0,
         images: Mapping[str, str] | None = None,
         make_machine: MakeMachine | None = None,
@@ -162,6 +165,16 @@ class LocalCloud:
             repair_seconds=repair_seconds,
             boot_patience=boot_seconds + 60.0,
         )
+        self._sql = CloudSql(
+            folder / "sql",
+            project=project,
+            number=self.state.project_number,
+            zone=zone,
+            endpoint=lambda: self.endpoint,
+            environment=mark(folder),
+            create_seconds=database_seconds,
+            operation_seconds=operation_seconds,
+        )
         self._stack = contextlib.AsyncExitStack()
 
     @property
@@ -206,6 +219,7 @@ class LocalCloud:
         storage = Storage(self.folder / "buckets", check_member=self.iam.accounts.check_member)
         self.iam.on_deleted(storage.rename_member)
         storage.add_routes(app)
+        self._sql.add_routes(app)
         control = Control(
             self.state,
             self.lifecycle,
@@ -219,6 +233,8 @@ class LocalCloud:
             for reserved in self._reserved:
                 stack.callback(reserved.close)
             stack.push_async_callback(storage.close)
+            stack.push_async_callback(self._sql.close)
+            await self._sql.start()
             await self._metadata.start()
             stack.push_async_callback(self._metadata.stop)
             await runner.setup()

@@ -35,6 +35,7 @@ _OWN = (
     "network.json",
     "iam",
     "buckets",
+    "sql",
     "vms",
     "companions",
     "cloud.json",
@@ -243,6 +244,8 @@ async def _start(cloud: "LocalCloud", companions: Any, options: ServeOptions) ->
         await cloud.start()
     except OSError as error:
         raise CloudError(f"port {options.port} can't be used: {error.strerror}") from error
+    except ValueError as error:
+        raise CloudError(str(error)) from error
     for companion in options.companions:
         try:
             await companions.start(companion, exports(_known(cloud)))
