@@ -5,17 +5,21 @@ import contextlib
 import itertools
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gcp_emulator.network.entrances import Entrance, Entrances
 from gcp_emulator.network.ports import WIDEST, opened
+from gcp_emulator.server import LocalCloud
 
-from .conftest import until
+from .conftest import INSTANCES, ZONE, Client, until
 
 _addresses = itertools.count(1)
 
@@ -201,3 +205,116 @@ def test_ranges_of_ports(low: int, count: int) -> None:
     found = opened([rule(("tcp", [f"{low}-{high}"]))], tags=(), account=None)
     expected = set(range(max(low, 1), high + 1))
     assert found == (expected if len(expected) <= WIDEST else set())
+
+
+INSIDE = """
+import asyncio, os, urllib.request
+
+def read(path):
+    place = f"http://{os.environ['GCE_METADATA_HOST']}/computeMetadata/v1/instance/{path}"
+    request = urllib.request.Request(place, headers={"Metadata-Flavor": "Google"})
+    return urllib.request.urlopen(request).read().decode()
+
+async def serve(reader, writer):
+    caller = writer.get_extra_info("peername")[0]
+    writer.write(f"{caller} {read('name')}\\n".encode() + await reader.read())
+    writer.close()
+
+async def main():
+    internal = read("network-interfaces/0/ip")
+    server = await asyncio.start_server(serve, internal, 5000)
+    async with server:
+        await server.serve_forever()
+
+asyncio.run(main())
+"""
+USER_DATA = """#cloud-config
+write_files:
+- path: /etc/systemd/system/web.service
+  content: |
+    [Service]
+    ExecStartPre=-/usr/bin/docker rm --force web
+    ExecStart=/usr/bin/docker run --name=web --network=host registry.example/p/web:1
+    Restart=always
+    RestartSec=0.1
+"""
+
+
+async def test_from_outside_to_a_program_of_an_image(tmp_path: Path) -> None:
+    """Through a reserved address and a rule, by what the startup script starts; over a reset."""
+    program = tmp_path / "inside.py"
+    program.write_text(INSIDE)
+    async with (
+        LocalCloud(
+            tmp_path / "cloud",
+            operation_seconds=0.0,
+            boot_seconds=0.0,
+            images={"web": f"{sys.executable} {program}"},
+        ) as cloud,
+        aiohttp.ClientSession() as session,
+    ):
+        client = Client(cloud, session)
+        await client.call("POST", "regions/europe-west1/addresses", {"name": "web-ip"})
+
+        async def reserved() -> str:
+            found = await client.get("regions/europe-west1/addresses/web-ip")
+            return str(found["address"]) if found["status"] == "RESERVED" else ""
+
+        external = await until(reserved)
+        nic = {
+            "network": "global/networks/default",
+            "accessConfigs": [{"type": "ONE_TO_ONE_NAT", "natIP": external}],
+        }
+        server = {
+            "name": "web",
+            "machineType": f"zones/{ZONE}/machineTypes/e2-medium",
+            "disks": [{"boot": True, "initializeParams": {"sourceImage": "x"}}],
+            "networkInterfaces": [nic],
+            "tags": {"items": ["web"]},
+            "metadata": {
+                "items": [
+                    {"key": "user-data", "value": USER_DATA},
+                    {"key": "startup-script", "value": "systemctl start --no-block web.service"},
+                ]
+            },
+        }
+        await client.done(await client.call("POST", INSTANCES, server))
+        internal = cloud.state.instances[ZONE, "web"].address
+        assert internal != external
+
+        async def runs() -> bool:
+            return not await refused(internal, 5000)
+
+        await until(runs)
+        assert await refused(external, 5000)
+
+        rule = {
+            "name": "allow-web",
+            "allowed": [{"IPProtocol": "tcp", "ports": ["5000"]}],
+            "sourceRanges": ["127.0.0.1/32"],
+            "targetTags": ["web"],
+        }
+        await client.call("POST", "global/firewalls", rule)
+
+        async def reached() -> bool:
+            return not await refused(external, 5000)
+
+        await until(reached)
+        assert await call(external, 5000, data=b"hello") == b"127.0.0.1 web\nhello"
+        assert await refused(external, 5000, source="127.0.0.9")
+        # Google's default network lets everybody reach SSH.
+        reader, writer = await asyncio.open_connection(external, cloud.ssh_port)
+        assert (await reader.readline()).startswith(b"SSH-2.0-")
+        writer.close()
+
+        await client.done(await client.call("POST", f"{INSTANCES}/web/reset"))
+        await until(reached)
+        await client.call("DELETE", "global/firewalls/allow-web")
+
+        async def gone() -> bool:
+            return await refused(external, 5000)
+
+        await until(gone)
+        assert not await refused(internal, 5000)
+        await client.done(await client.call("POST", f"{INSTANCES}/web/stop"))
+        assert await refused(external, cloud.ssh_port)
