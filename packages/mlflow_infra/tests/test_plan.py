@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, PermissionDenied
-from mlflow_infra.plan import Begun, Done, Event, address_of, down, look, read_secret, up
+from mlflow_infra.plan import (
+    Begun,
+    Done,
+    Event,
+    Progressed,
+    address_of,
+    down,
+    look,
+    read_secret,
+    up,
+)
 from mlflow_infra.resources import Place, ordered
 from mlflow_infra.resources.access import ProjectPolicy
 from mlflow_infra.wanted import (
@@ -137,6 +147,35 @@ def test_killed_after_each_step_it_goes_on(cloud: Any) -> None:
 
 
 @pytest.mark.slow
+def test_killed_while_it_waits_it_goes_on(cloud: Any) -> None:
+    """As often as it tells that it waits: another run waits for what the first has begun."""
+    interrupted: list[str] = []
+    for _ in range(200):
+        try:
+            up(cloud.clients, cloud.infra, tell=_ends_at_new_waits(interrupted))
+        except Interrupted:
+            continue
+        break
+    assert f"Cloud SQL instance {INSTANCE}" in interrupted
+    _check_complete(cloud)
+    interrupted.clear()
+    for _ in range(200):
+        try:
+            down(
+                cloud.clients,
+                cloud.infra,
+                delete_data=True,
+                tell=_ends_at_new_waits(interrupted),
+            )
+        except Interrupted:
+            continue
+        break
+    assert interrupted
+    left = _inventory(cloud)
+    assert not any(left[kind] for kind in ("secrets", "instances", "servers", "buckets"))
+
+
+@pytest.mark.slow
 def test_killed_within_each_step_it_goes_on(cloud: Any) -> None:
     """Each change is made once, and its answer lost: nothing is made twice."""
     for method in CHANGES:
@@ -256,6 +295,17 @@ def _ends_after(kind: type[Event], number: int) -> Any:
         nonlocal seen
         seen += isinstance(event, kind)
         if seen == number and isinstance(event, kind):
+            raise Interrupted
+
+    return tell
+
+
+def _ends_at_new_waits(interrupted: list[str], *, most: int = 3) -> Any:
+    """A listener that raises when something waits, some times for each."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Progressed) and interrupted.count(event.what) < most:
+            interrupted.append(event.what)
             raise Interrupted
 
     return tell
