@@ -86,6 +86,8 @@ async def test_a_program_for_an_image(tmp_path: Path, monkeypatch: pytest.Monkey
         assert (await shell("docker logs mlflow"))[1].startswith("['one', 'two three']")
         kept = await shell("docker inspect --format '{{.Config.Image}}' mlflow")
         assert kept == (0, f"{IMAGE}\n")
+        code, said = await shell("docker run --entrypoint=cloud-sql-proxy other:1 --help")
+        assert (code, "usage: cloud-sql-proxy" in said) == (0, True), said
         code, said = await shell("docker run other:1 word")
         assert (code, said.splitlines()[-1]) == (0, "the usual one: word")
         code, said = await shell(f"docker run --entrypoint=echo {IMAGE} given")

@@ -50,6 +50,7 @@ from gcp_emulator.network.entrances import Entrance, Entrances
 from gcp_emulator.network.ports import opened
 from gcp_emulator.replies import GoogleError, Json
 from gcp_emulator.sql.api import CloudSql
+from gcp_emulator.sql.proxy import proxy_folder
 from gcp_emulator.storage.api import Storage
 
 type Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -197,6 +198,11 @@ class LocalCloud:
     def _disks(self) -> Path:
         return self.folder / "vms"
 
+    @property
+    def _programs(self) -> Path:
+        """What images contain, and this machine does not: `cloud-sql-proxy`."""
+        return self._disks / "_programs"  # no instance has a name with an underscore
+
     async def start(self) -> None:
         """Listen; returns when requests are answered.
 
@@ -205,6 +211,7 @@ class LocalCloud:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(shutil.rmtree, self._disks, ignore_errors=True)
+        proxy_folder(self._programs)
         app = web.Application(
             client_max_size=_LARGEST_BODY,
             middlewares=[self._guard, self.faults.middleware, self.iam.services.middleware],
@@ -291,6 +298,7 @@ class LocalCloud:
             record=record,
             images=self._images,
             refusal=self._refuse_pull,
+            programs=[self._programs],
         )
 
     async def _refuse_pull(self, image: str) -> str | None:
