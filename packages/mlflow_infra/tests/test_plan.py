@@ -19,7 +19,7 @@ from mlflow_infra.plan import (
     up,
 )
 from mlflow_infra.resources import Place, ordered
-from mlflow_infra.resources.access import ProjectPolicy
+from mlflow_infra.resources.roles import ProjectPolicy
 from mlflow_infra.wanted import (
     ADMIN_SECRET,
     DATABASE,

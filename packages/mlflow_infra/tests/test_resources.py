@@ -11,17 +11,16 @@ import pytest
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest
 from mlflow_infra import server
 from mlflow_infra.resources import Place, Resource, latest_version, ordered
-from mlflow_infra.resources.access import (
-    Apis,
+from mlflow_infra.resources.access import Apis, ServiceAccount
+from mlflow_infra.resources.machine import Address, Firewall, Server
+from mlflow_infra.resources.roles import (
     Policy,
     ProjectPolicy,
     Roles,
-    ServiceAccount,
     bucket_roles,
     project_roles,
     secret_roles,
 )
-from mlflow_infra.resources.machine import Address, Firewall, Server
 from mlflow_infra.resources.shape import Event
 from mlflow_infra.resources.storing import Bucket, Script, new_secret
 from mlflow_infra.wanted import (
