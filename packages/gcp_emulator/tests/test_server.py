@@ -109,7 +109,11 @@ async def test_official_client(cloud: LocalCloud) -> None:
 
 async def test_unknown_routes_are_loud(client: Client) -> None:
     """What is not emulated answers 501, naming the method and the path."""
-    for verb, path in (("GET", f"zones/{ZONE}/disks"), ("POST", INSTANCES), ("GET", "/nothing")):
+    for verb, path in (
+        ("GET", f"zones/{ZONE}/disks"),
+        ("POST", GROUPS + "/x/abandonInstances"),
+        ("GET", "/nothing"),
+    ):
         refused = await client.call(verb, path, status=501)
         message = refused["error"]["message"]
         assert verb in message

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from gcp_emulator.compute.metadata import MetadataServers
+from gcp_emulator.compute.state import Instance, Machine
 from gcp_emulator.server import LocalCloud
 
 from .conftest import INSTANCES, ZONE, Client, Machines, until
@@ -147,6 +148,66 @@ async def test_reset(client: Client, machines: Machines) -> None:
         return b"booted" in machines.made[1].serial
 
     await until(booted)
+
+
+async def test_serial_port_goes_on(client: Client) -> None:
+    """Who reads on from where the last reading ended misses nothing of a later boot."""
+    await insert(client)
+    path = f"{INSTANCES}/server/serialPort"
+
+    async def shown(start: str, text: str) -> Any:
+        async def look() -> Any:
+            found = await client.get(path, start=start)
+            return found if found["contents"] == text else None
+
+        return await until(look)
+
+    first = await shown("0", "booted\n")
+    await change(client, "reset")
+    second = await shown(first["next"], "booted\n")
+    await change(client, "stop")
+    await change(client, "start")
+    await shown(second["next"], "booted\n")
+    await shown("0", "booted\n" * 3)
+
+
+async def test_machine_that_can_not_boot(client: Client, machines: Machines) -> None:
+    """Nobody makes it anew: it is TERMINATED, its place is free, and it can be started."""
+    machines.gate.clear()
+    client.cloud.lifecycle.boot_patience = 0.05
+    await insert(client)
+
+    async def is_down() -> bool:
+        shown = await client.get(f"{INSTANCES}/server")
+        return bool(shown["status"] == "TERMINATED")
+
+    await until(is_down)
+    machines.gate.set()
+    assert (await change(client, "start"))["status"] == "RUNNING"
+    assert len(machines.made) == 2
+
+
+async def test_machine_that_can_not_be_made(tmp_path: Path) -> None:
+    """The operation fails, and nothing is left."""
+
+    def refuse(instance: Instance, record: Callable[[str], None]) -> Machine:
+        del instance, record
+        raise OSError("no more machines")
+
+    async with (
+        LocalCloud(
+            tmp_path / "cloud", engine="inert", operation_seconds=0.0, make_machine=refuse
+        ) as cloud,
+        aiohttp.ClientSession() as session,
+    ):
+        client = Client(cloud, session)
+        done = await client.done(await client.call("POST", INSTANCES, SERVER))
+        assert done["httpErrorStatusCode"] == 500
+
+        async def is_gone() -> bool:
+            return not cloud.state.instances
+
+        await until(is_gone)
 
 
 async def test_running_machine_learns_its_metadata(client: Client, machines: Machines) -> None:

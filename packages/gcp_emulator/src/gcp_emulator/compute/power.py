@@ -163,7 +163,7 @@ class Power:
         timeline.record("created")
         await asyncio.sleep(0)
         instance.status = "STAGING"
-        machine = instance.machine = self._make_machine(instance, timeline.record)
+        machine = self._assemble(instance, timeline)
         await asyncio.sleep(0)
         instance.status = "RUNNING"
         instance.started = now()
@@ -171,6 +171,15 @@ class Power:
         self._state.notify()
         await self._come_up(instance, machine)
         timeline.record("booted")
+
+    def _assemble(self, instance: Instance, timeline: Timeline) -> Machine:
+        """Make the instance's machine; what an earlier one has shown and told stays."""
+        before = instance.machine
+        machine = instance.machine = self._make_machine(instance, timeline.record)
+        if before is not None:
+            machine.serial[:0] = before.serial
+            machine.guest_attributes.update(before.guest_attributes)
+        return machine
 
     async def _come_up(self, instance: Instance, machine: Machine) -> None:
         async with asyncio.timeout(self.boot_patience):
@@ -189,8 +198,7 @@ class Power:
             await instance.machine.shutdown(0)
         if self._sites is not None:
             await self._sites.close(instance)
-        timeline = self._timeline(instance)
-        machine = instance.machine = self._make_machine(instance, timeline.record)
+        machine = self._assemble(instance, self._timeline(instance))
         running()
         touch(instance)
         self._state.notify()
