@@ -271,6 +271,7 @@ async def test_from_outside_to_a_program_of_an_image(tmp_path: Path) -> None:
             "disks": [{"boot": True, "initializeParams": {"sourceImage": "x"}}],
             "networkInterfaces": [nic],
             "tags": {"items": ["web"]},
+            "serviceAccounts": [{"email": "default"}],
             "metadata": {
                 "items": [
                     {"key": "user-data", "value": USER_DATA},
@@ -302,6 +303,19 @@ async def test_from_outside_to_a_program_of_an_image(tmp_path: Path) -> None:
         await until(reached)
         assert await call(external, 5000, data=b"hello") == b"127.0.0.1 web\nhello"
         assert await refused(external, 5000, source="127.0.0.9")
+        from_instances = {
+            "name": "allow-instances",
+            "allowed": [{"IPProtocol": "tcp", "ports": ["5000"]}],
+            "sourceServiceAccounts": [cloud.state.default_account],
+        }
+        await client.call("POST", "global/firewalls", from_instances)
+
+        async def from_inside() -> bool:
+            return not await refused(external, 5000, source=internal)
+
+        await until(from_inside)
+        assert await refused(external, 5000, source="127.0.0.9")
+        await client.call("DELETE", "global/firewalls/allow-instances")
         # Google's default network lets everybody reach SSH.
         reader, writer = await asyncio.open_connection(external, cloud.ssh_port)
         assert (await reader.readline()).startswith(b"SSH-2.0-")

@@ -154,7 +154,8 @@ async def _download(session: aiohttp.ClientSession, place: str, token: str, url:
         if reply.status >= 500 or reply.status == 429:
             reply.raise_for_status()
         if reply.status != 200:
-            raise _NotFetchedError(f"{url}: storage: HTTP {reply.status}, {reply.reason}")
+            said = " ".join((await reply.text())[:2_000].split())
+            raise _NotFetchedError(f"{url}: storage: HTTP {reply.status}: {said or reply.reason}")
         if (reply.content_length or 0) > _LARGEST_SCRIPT:
             raise _NotFetchedError(f"{url}: larger than {_LARGEST_SCRIPT} bytes")
         return await reply.read()
