@@ -330,6 +330,15 @@ def test_account_does_what_its_roles_permit(cloud: ThreadedCloud) -> None:
     assert call(cloud.projects.testIamPermissions(resource="local", body=asked)) == asked
 
 
+@pytest.mark.parametrize("permission", [{}, "storage.*", "", 7])
+def test_what_is_no_permission_is_refused(shared: ThreadedCloud, permission: Any) -> None:
+    """Asked for as a permission, also for somebody who may do everything."""
+    request = shared.projects.testIamPermissions(
+        resource="local", body={"permissions": [permission]}
+    )
+    refused(request, 400, "INVALID_ARGUMENT", "not valid for this resource")
+
+
 def test_everything_outlives_the_cloud(tmp_path: Path) -> None:
     """Accounts and policies are there after a restart, and gone after a wipe."""
     folder = tmp_path / "cloud"
@@ -397,3 +406,76 @@ async def test_token_of_an_instance_speaks_for_its_account(
         ):
             async with session.get(secrets + path, headers=headers) as reply:
                 assert reply.status == status, (path, headers)
+
+
+_WORDS = (
+    "accountId",
+    "serviceAccount",
+    "displayName",
+    "updateMask",
+    "policy",
+    "bindings",
+    "role",
+    "members",
+    "condition",
+    "version",
+    "etag",
+    "permissions",
+    "serviceIds",
+    "replication",
+    "automatic",
+    "userManaged",
+    "replicas",
+    "labels",
+    "payload",
+    "data",
+    "dataCrc32c",
+    "other",
+)
+_JSON = strategies.recursive(
+    strategies.none() | strategies.booleans() | strategies.integers() | strategies.text(),
+    lambda inner: (
+        strategies.lists(inner, max_size=3)
+        | strategies.dictionaries(strategies.sampled_from(_WORDS), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(
+    target=strategies.sampled_from(
+        [
+            ("POST", "/serviceAccounts"),
+            ("PATCH", "/serviceAccounts/DEFAULT"),
+            ("POST", "/serviceAccounts/DEFAULT:setIamPolicy"),
+            ("POST", "/serviceAccounts/DEFAULT:testIamPermissions"),
+            ("POST", ":setIamPolicy"),
+            ("POST", ":testIamPermissions"),
+            ("POST", "/services:batchEnable"),
+            ("POST", "/secrets?secretId=fuzzed"),
+            ("PATCH", "/secrets/fuzzed?updateMask=labels"),
+            ("POST", "/secrets/fuzzed:addVersion"),
+            ("POST", "/secrets/fuzzed:setIamPolicy"),
+            ("PUT", "BUCKET"),
+        ]
+    ),
+    body=strategies.dictionaries(strategies.sampled_from(_WORDS), _JSON, max_size=4),
+    as_account=strategies.booleans(),
+)
+def test_no_body_breaks_it(
+    shared: ThreadedCloud, target: tuple[str, str], body: Any, as_account: bool
+) -> None:
+    """Whatever is sent is carried out, or refused in Google's shape: never a crash."""
+    verb, path = target
+    email = f"{shared.number}-compute@developer.gserviceaccount.com"
+    path = f"/v1/{PROJECT}{path.replace('DEFAULT', email)}"
+    if verb == "PUT":
+        path = "/storage/v1/b/fuzzed-bucket/iam"
+        made = {"name": "fuzzed-bucket"}
+        requests.post(f"{shared.url}/storage/v1/b?project=local", json=made, timeout=5)
+    headers = shared.as_account(email).headers if as_account else {}
+    reply = requests.request(verb, shared.url + path, json=body, headers=headers, timeout=5)
+    assert reply.status_code < 500 or reply.status_code == 501, reply.text
+    if reply.status_code >= 400:
+        assert reply.json()["error"]["code"] == reply.status_code

@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from gcp_emulator.iam.callers import is_permitted, require
+from gcp_emulator.iam.callers import held_permissions, require
 from gcp_emulator.iam.errors import StatusError, invalid_argument, not_found
 from gcp_emulator.iam.kept import keep, read_kept
 from gcp_emulator.iam.names import Project
@@ -65,10 +65,11 @@ class Accounts:
         self._file = file
         self._deleted = deleted
         self._accounts: dict[str, _Account] = {}
-        for kept in read_kept(file) or []:
+        known = read_kept(file)
+        for kept in known or []:
             account = _Account(kept["resource"], Policy.from_kept(kept["policy"]))
             self._accounts[account.email] = account
-        if self.default_email not in self._accounts:
+        if known is None:
             texts = {"displayName": "Compute Engine default service account"}
             self._add(self.default_email, texts)
 
@@ -230,9 +231,7 @@ class Accounts:
         """POST serviceAccounts/EMAIL:testIamPermissions: those that whoever calls has."""
         body = await json_body(request)
         policies = [self._find(request, "get").policy.to_json()]
-        asked = body.get("permissions") or []
-        held = [one for one in asked if is_permitted(request, one, policies=policies)]
-        return json_response({"permissions": held} if held else {})
+        return json_response(held_permissions(request, body, policies=policies))
 
     def _add(self, email: str, texts: Json) -> _Account:
         identity = f"1{secrets.randbelow(10**20):020}"

@@ -13,17 +13,19 @@ In a route::
     )
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from aiohttp import web
 
-from gcp_emulator.iam.errors import permission_denied
+from gcp_emulator.iam.errors import invalid_argument, permission_denied
 from gcp_emulator.iam.roles import permits
 from gcp_emulator.replies import Json
 
-__all__ = ["ACCESS", "Access", "caller", "is_permitted", "require"]
+__all__ = ["ACCESS", "Access", "caller", "held_permissions", "is_permitted", "require"]
 
+_PERMISSION: Final = re.compile(r"[a-z]+(?:\.[A-Za-z]+)+")
 _EVERYBODY: Final = frozenset({"allUsers", "allAuthenticatedUsers"})
 _BASIC: Final = {
     "projectOwner": "roles/owner",
@@ -88,6 +90,25 @@ def is_permitted(
     if email is None:
         return True
     return request.config_dict[ACCESS].grants(email, permission, [dict(p) for p in policies])
+
+
+def held_permissions(
+    request: web.Request, body: Json, *, policies: Iterable[Mapping[str, Any]] = ()
+) -> Json:
+    """The reply to a ``testIamPermissions``: those of the asked ones that whoever calls has.
+
+    Raises:
+        GoogleError: 400 for what is no permission.
+    """
+    asked = body.get("permissions") or []
+    if not isinstance(asked, list):
+        raise invalid_argument("Invalid value at 'permissions': a list is expected.")
+    for one in asked:
+        if not isinstance(one, str) or not _PERMISSION.fullmatch(one):
+            raise invalid_argument(f"Permission {one} is not valid for this resource.")
+    applying = list(policies)
+    held = [one for one in asked if is_permitted(request, one, policies=applying)]
+    return {"permissions": held} if held else {}
 
 
 def require(

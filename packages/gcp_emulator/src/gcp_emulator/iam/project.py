@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from gcp_emulator.iam.callers import is_permitted, require
+from gcp_emulator.iam.callers import held_permissions, is_permitted, require
 from gcp_emulator.iam.kept import keep, read_kept
 from gcp_emulator.iam.names import Project
 from gcp_emulator.iam.policies import CheckMember, Policy
@@ -37,12 +37,16 @@ class ProjectPolicy:
         self._file = file
         self._check_member = check_member
         kept = read_kept(file)
-        self._policy = Policy.from_kept(kept) if kept else Policy(
+        if kept is not None:
+            self._policy = Policy.from_kept(kept)
+            return
+        self._policy = Policy(
             [
                 {"role": "roles/editor", "members": [f"serviceAccount:{editor}"]},
                 {"role": "roles/owner", "members": [OWNER]},
             ]
-        )  # fmt: skip
+        )
+        self._save()
 
     def to_json(self) -> Json:
         """The policy as it is now."""
@@ -99,8 +103,7 @@ class ProjectPolicy:
         """POST projects/P:testIamPermissions: those that whoever calls has."""
         body = await json_body(request)
         self._project.check(request.match_info["project"])
-        held = [one for one in body.get("permissions") or [] if is_permitted(request, one)]
-        return json_response({"permissions": held} if held else {})
+        return json_response(held_permissions(request, body))
 
     def _check(self, request: web.Request, verb: str) -> None:
         self._project.check(request.match_info["project"])

@@ -12,7 +12,7 @@ from typing import Any, Final
 import google_crc32c
 from aiohttp import web
 
-from gcp_emulator.iam.callers import is_permitted, require
+from gcp_emulator.iam.callers import held_permissions, require
 from gcp_emulator.iam.errors import (
     already_exists,
     failed_precondition,
@@ -185,10 +185,7 @@ class Secrets:
         body = await json_body(request)
         self._project.check(request.match_info["project"])
         secret = self._secret(request)
-        policies = [secret.policy.to_json()]
-        asked = body.get("permissions") or []
-        held = [one for one in asked if is_permitted(request, one, policies=policies)]
-        return json_response({"permissions": held} if held else {})
+        return json_response(held_permissions(request, body, policies=[secret.policy.to_json()]))
 
     @api("secretmanager.projects.secrets.versions.list")
     async def list_versions(self, request: web.Request) -> web.Response:
