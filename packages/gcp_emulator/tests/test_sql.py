@@ -3,6 +3,7 @@
 One cloud and one instance for all tests of the file, but for those that end a cloud.
 """
 
+import asyncio
 import functools
 import json
 import os
@@ -12,15 +13,19 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import jsonschema
 import psycopg
 import pytest
+from aiohttp import web
 
+from gcp_emulator.server import LocalCloud
+from gcp_emulator.sql.postgres import socket_folder
 from gcp_emulator.sql.proxy import proxy_folder
 
 BIN = Path(sys.executable).parent
@@ -372,6 +377,7 @@ def test_databases(cloud: Cloud) -> None:
     assert refused(databases.delete(**where, database="second"))[0] == 404
 
 
+@pytest.mark.slow
 def test_one_operation_at_a_time(cloud: Cloud) -> None:
     """A second change is refused while one is under way; the name is taken at once."""
     api = cloud.api.instances()
@@ -411,6 +417,7 @@ def test_protected_instance_is_not_deleted(cloud: Cloud) -> None:
     assert refused(api.patch(**where, body=stale))[0] == 412
 
 
+@pytest.mark.slow
 def test_backup_brings_everything_back(cloud: Cloud, short: Path) -> None:
     """What was changed since the backup is undone: rows, databases, passwords."""
     where = {"project": "local", "instance": "shared"}
@@ -518,8 +525,9 @@ def test_no_password_anywhere(cloud: Cloud) -> None:
         assert not [text[:100] for text in found if secret in text]
     kept = cloud.folder / "sql" / "instances" / "shared"
     assert kept.stat().st_mode & 0o077 == 0
-    assert (kept / "passwords").stat().st_mode & 0o077 == 0
-    own = (kept / "passwords").read_text().split(":")[-1].strip().encode()
+    passwords = kept / "data" / "cloudsqladmin.pgpass"
+    assert passwords.stat().st_mode & 0o077 == 0
+    own = passwords.read_text().split(":")[-1].strip().encode()
     assert not [text[:100] for text in [shown.encode()] if own in text]
     assert not [pid for pid in servers_of(cloud) if own in _command_line(pid)]
 
@@ -544,6 +552,109 @@ def servers_of(cloud: Cloud) -> list[int]:
         if words[0].endswith(b"/postgres") and any(wanted in word for word in words):
             pids.append(int(place.parent.name))
     return pids
+
+
+async def test_only_who_may_connects(tmp_path: Path, short: Path) -> None:
+    """The VM's service account needs ``cloudsql.instances.connect``: roles/cloudsql.client."""
+    account = "server@local.iam.gserviceaccount.com"
+    async with LocalCloud(tmp_path / "cloud", engine="inert", database_seconds=0.0) as cloud:
+        cloud.iam.services.enable("sqladmin.googleapis.com")
+        cloud.iam.access.register("the-token", account)
+        async with (
+            aiohttp.ClientSession(f"{cloud.endpoint}/v1/projects/local/") as session,
+            metadata_server("the-token") as metadata,
+        ):
+            body: Any = {"name": "small", "settings": SETTINGS}
+            async with session.post("instances", json=body) as reply:
+                assert reply.status == 200
+            url = "instances/small"
+            await until_async(lambda: _state_of(session, url), "RUNNABLE")
+            words = ["--unix-socket", str(short), "local:europe-west1:small"]
+            environment = {
+                "CSQL_PROXY_SQLADMIN_API_ENDPOINT": cloud.endpoint,
+                "GCE_METADATA_HOST": metadata,
+                "PATH": os.defpath,
+            }
+            program = str(proxy_folder(short / "bin") / "cloud-sql-proxy")
+            process = await asyncio.create_subprocess_exec(
+                program, *words, env=environment, stderr=asyncio.subprocess.PIPE
+            )
+            _, errors = await asyncio.wait_for(process.communicate(), 10)
+            assert process.returncode == 1
+            assert b"Error 403: boss::NOT_AUTHORIZED" in errors
+            assert b"cloudsql.instances.connect" in errors
+            async with session.post("serviceAccounts", json={"accountId": "server"}) as reply:
+                assert reply.status == 200, await reply.text()
+            policy = {
+                "bindings": [
+                    {"role": "roles/cloudsql.client", "members": [f"serviceAccount:{account}"]}
+                ]
+            }
+            async with session.post(
+                f"{cloud.endpoint}/v1/projects/local:setIamPolicy", json={"policy": policy}
+            ) as reply:
+                assert reply.status == 200, await reply.text()
+            process = await asyncio.create_subprocess_exec(program, *words, env=environment)
+            socket = short / words[-1] / ".s.PGSQL.5432"
+            try:
+                await until_async(lambda: _exists(socket), True)
+            finally:
+                process.terminate()
+                assert await asyncio.wait_for(process.wait(), 10) == 143
+
+
+async def until_async(look: Callable[[], Awaitable[Any]], wanted: Any) -> None:
+    """Return when `look` gives what is wanted."""
+    deadline = time.monotonic() + 20
+    while await look() != wanted:
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.02)
+
+
+async def _exists(place: Path) -> bool:
+    return await asyncio.to_thread(place.exists)
+
+
+async def _state_of(session: aiohttp.ClientSession, url: str) -> str:
+    async with session.get(url) as reply:
+        return str((await reply.json())["state"])
+
+
+@asynccontextmanager
+async def metadata_server(token: str) -> AsyncIterator[str]:
+    """The address of a metadata server that gives this token."""
+
+    async def give(request: web.Request) -> web.Response:
+        assert request.headers["Metadata-Flavor"] == "Google"
+        return web.json_response({"access_token": token, "expires_in": 3599})
+
+    app = web.Application()
+    place = "/computeMetadata/v1/instance/service-accounts/default/token"
+    app.router.add_get(place, give)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield "{}:{}".format(*runner.addresses[0])
+    finally:
+        await runner.cleanup()
+
+
+def test_socket_of_a_deep_folder_is_elsewhere(tmp_path: Path) -> None:
+    """A unix socket's path is short, and nobody else can come to it."""
+    deep = tmp_path / ("d" * 100)
+    place = socket_folder(deep, "x" * 90)
+    try:
+        assert len(str(place / ".s.PGSQL.5432")) < 100
+        assert place == socket_folder(deep, "x" * 90)
+        assert place.parent.stat().st_mode & 0o077 == 0
+        place.parent.chmod(0o777)
+        with pytest.raises(ValueError, match="not ours alone"):
+            socket_folder(deep, "x" * 90)
+    finally:
+        place.parent.rmdir()
+    near = socket_folder(Path("/tmp/near"), "name")
+    assert near.parent == Path("/tmp/near/sockets")
 
 
 def test_disabled_api(cloud: Cloud) -> None:

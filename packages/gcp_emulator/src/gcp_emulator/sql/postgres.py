@@ -70,7 +70,7 @@ class Postgres:
     """One server.
 
     Args:
-        home: Its folder: ``data``, the log, the superuser's password.
+        home: Its folder: ``data``, with the superuser's password in it, and the log.
         sockets: Where its socket is made; see `socket_folder`.
         environment: Variables of its processes, such as the cloud's mark.
     """
@@ -99,7 +99,6 @@ class Postgres:
         """
         make_private(self.home)
         password = secrets.token_hex(24)
-        write_private(self._passwords, f"*:*:*:{SUPERUSER}:{password}\n".encode())
         first = self.home / "first"
         write_private(first, f"{password}\n".encode())
         try:
@@ -112,6 +111,9 @@ class Postgres:
             )  # fmt: skip
         finally:
             first.unlink(missing_ok=True)
+        # In the cluster's own folder it is copied and restored with it.
+        write_private(self._passwords, f"*:*:*:*:{password}\n".encode())
+        await asyncio.to_thread(_give_away, self.home)
         await self.start()
 
     async def start(self) -> None:
@@ -186,10 +188,9 @@ class Postgres:
         make_private(fresh)
         try:
             await self._run(
-                "pg_basebackup", "-D", str(fresh / "data"), "-X", "stream", "-c", "fast",
+                "pg_basebackup", "-D", str(fresh), "-X", "stream", "-c", "fast",
                 "--no-sync", "-h", str(self.sockets), "-U", SUPERUSER, "-w",
             )  # fmt: skip
-            shutil.copy2(self._passwords, fresh / "passwords")
             size = await asyncio.to_thread(_size_of, fresh)
             fresh.rename(folder)
         except BaseException:
@@ -208,22 +209,19 @@ class Postgres:
         fresh, old = self.home / "data.new", self.home / "data.old"
         await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
         try:
-            await asyncio.to_thread(shutil.copytree, folder / "data", fresh)
+            await asyncio.to_thread(shutil.copytree, folder, fresh)
         except OSError as error:
             await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
             raise PostgresError(f"the backup can't be copied: {error.strerror}") from error
-        known = self._passwords.read_bytes()
         await self.stop()
         self._cluster.rename(old)
         fresh.rename(self._cluster)
-        write_private(self._passwords, (folder / "passwords").read_bytes())
         await asyncio.to_thread(_give_away, self.home)
         try:
             await self.start()
         except PostgresError:
             await asyncio.to_thread(shutil.rmtree, self._cluster)
             old.rename(self._cluster)
-            write_private(self._passwords, known)
             await self.start()
             raise
         await asyncio.to_thread(shutil.rmtree, old, ignore_errors=True)
@@ -245,7 +243,7 @@ class Postgres:
 
     @property
     def _passwords(self) -> Path:
-        return self.home / "passwords"
+        return self._cluster / "cloudsqladmin.pgpass"
 
     @property
     def _log(self) -> Path:
@@ -384,9 +382,11 @@ def _as_user() -> list[str]:
 
 
 def _give_away(folder: Path) -> None:
-    """Make a folder the server's own, where that is another user."""
+    """Make a folder the server's own, where that is another user, who must come to it too."""
     if _way() != "nobody":
         return
+    for above in list(folder.parents)[:2]:
+        above.chmod(above.stat().st_mode | 0o011)
     for place in (folder, *folder.rglob("*")):
         shutil.chown(place, "nobody")
 

@@ -11,6 +11,7 @@ SIGINT when whoever started it is gone (prctl(2), PR_SET_PDEATHSIG): PostgreSQL'
 """
 
 import contextlib
+import ctypes  # now: the other user may not be allowed to read it
 import os
 import pwd
 import signal
@@ -50,8 +51,6 @@ def _end_with(parent: int) -> None:
     """Ask for SIGINT at the parent's end; after the change of user, which would undo it."""
     if sys.platform != "linux":
         return
-    import ctypes
-
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
     if os.getppid() != parent:
