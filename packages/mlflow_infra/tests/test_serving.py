@@ -22,8 +22,16 @@ import pytest
 import requests
 from tests.clouds import BIN, OwnCloud, clean_environment
 
+from gcloud_ops import tracking
 from mlflow_infra import plan, serving
-from mlflow_infra.wanted import ADMIN_SECRET, PORT, SECRETS, TRAINER_SECRET, Infrastructure
+from mlflow_infra.wanted import (
+    ADMIN_SECRET,
+    PORT,
+    SECRETS,
+    SERVER,
+    TRAINER_SECRET,
+    Infrastructure,
+)
 
 PROGRAM = str(BIN / "mlflow-infra-server")
 API = "/api/2.0/mlflow"
@@ -269,6 +277,11 @@ def test_only_users_get_in(server: Server) -> None:
     assert server.get(path, ("admin", "password1234")).status_code == 401
     assert server.get(path, None).status_code == 401
     assert server.get(path, admin, Host=f"evil.example:{PORT}").status_code == 403
+    zone = f"projects/1/zones/{server.place.infra.zone}"
+    name = tracking.internal_name(server.place.infra.project, [f"{zone}/instances/{SERVER}"])
+    assert server.get(path, admin, Host=f"{name}:{PORT}").status_code == 200, (
+        "trainers' name of it"
+    )
     assert server.get("/health", None).status_code == 200
 
 
