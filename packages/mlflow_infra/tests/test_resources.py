@@ -12,7 +12,8 @@ from gcloud_ops.errors import GcloudOpsError, InvalidRequest
 from mlflow_infra import server
 from mlflow_infra.resources import Place, Resource, latest_version, ordered
 from mlflow_infra.resources.access import Apis, ServiceAccount
-from mlflow_infra.resources.machine import Address, Firewall, Server
+from mlflow_infra.resources.machine import Server
+from mlflow_infra.resources.network import Address, Firewall
 from mlflow_infra.resources.roles import (
     Policy,
     ProjectPolicy,

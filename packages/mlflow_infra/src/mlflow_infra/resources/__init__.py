@@ -1,14 +1,15 @@
 """What a tracking server consists of in the cloud: one small class for each kind of thing.
 
 All have the shape of `Resource`. `ordered` gives them in the order in which they are made;
-`access` and `roles` hold who may do what, `storing` what is kept, `database` and `machine` what
-runs.
+`access` and `roles` hold who may do what, `storing` what is kept, `network` how it is reached,
+`database` and `machine` what runs.
 """
 
 from gcloud_ops.errors import InvalidRequest
 from mlflow_infra.resources.access import Apis, ServiceAccount
 from mlflow_infra.resources.database import Database, Instance, User
-from mlflow_infra.resources.machine import Address, Firewall, Server, find_address
+from mlflow_infra.resources.machine import Server
+from mlflow_infra.resources.network import Address, Firewall, find_address
 from mlflow_infra.resources.roles import bucket_roles, project_roles, secret_roles
 from mlflow_infra.resources.shape import (
     Begun,

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import InvalidRequest, NotFound, Unavailable
@@ -12,6 +12,7 @@ from mlflow_infra.prices import Prices
 from mlflow_infra.wanted import Infrastructure
 
 __all__ = [
+    "MADE_BY",
     "Begun",
     "Done",
     "Event",
@@ -20,8 +21,12 @@ __all__ = [
     "Resource",
     "Seen",
     "Tell",
+    "line_if_different",
     "wait_until",
 ]
+
+MADE_BY: Final = "Made by mlflow-infra."
+"""In descriptions, where there are no labels."""
 
 _LONGEST_PAUSE = 5.0
 
@@ -192,3 +197,10 @@ def wait_until(
         tell(Progressed(what=what, seconds=waited, text=text))
         time.sleep(min(pause, seconds - waited))
         pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+
+def line_if_different(name: str, is_: list[str], want: list[str]) -> str:
+    """A line for people; "" if there is no difference."""
+    if is_ == want:
+        return ""
+    return f"{name} is {', '.join(is_) or 'none'}, wanted {', '.join(want) or 'none'}"
