@@ -555,7 +555,7 @@ def servers_of(cloud: Cloud) -> list[int]:
 
 
 async def test_only_who_may_connects(tmp_path: Path, short: Path) -> None:
-    """The VM's service account needs ``cloudsql.instances.connect``: roles/cloudsql.client."""
+    """The VM's service account needs roles/cloudsql.client."""
     account = "server@local.iam.gserviceaccount.com"
     async with LocalCloud(tmp_path / "cloud", engine="inert", database_seconds=0.0) as cloud:
         cloud.iam.services.enable("sqladmin.googleapis.com")
@@ -582,7 +582,7 @@ async def test_only_who_may_connects(tmp_path: Path, short: Path) -> None:
             _, errors = await asyncio.wait_for(process.communicate(), 10)
             assert process.returncode == 1
             assert b"Error 403: boss::NOT_AUTHORIZED" in errors
-            assert b"cloudsql.instances.connect" in errors
+            assert b"Possibly missing permission cloudsql.instances.get on" in errors
             async with session.post("serviceAccounts", json={"accountId": "server"}) as reply:
                 assert reply.status == 200, await reply.text()
             policy = {

@@ -227,7 +227,12 @@ class CloudSql:
 
     @api("sqladmin.connect.get")
     async def connect_settings(self, request: web.Request) -> web.Response:
-        """What a connector needs to know."""
+        """What a connector needs to know.
+
+        Google asks for ``instances.connect`` a call later, for the certificate that is not needed
+        here.
+        """
+        self._named(request, "instances.get")
         resource = self._running(request, "instances.connect").resource
         names = ("ipAddresses", "serverCaCert", "region", "databaseVersion", "backendType")
         shown = {name: resource[name] for name in names}
