@@ -6,7 +6,8 @@ servers need (one for each instance), and one HTTP stack is enough.
     async with LocalCloud(folder, engine="inert") as cloud:
         ...  # cloud.endpoint is "http://127.0.0.1:PORT"
 
-Templates and buckets are kept in the folder; instances and groups end with the cloud.
+Templates, addresses, firewall rules and buckets are kept in the folder; instances and groups end
+with the cloud.
 """
 
 import asyncio
@@ -78,8 +79,8 @@ class LocalCloud:
         zone: The zone that is told to people; all of the catalog's can be used.
         engine: ``process``: containers are local processes that really work;
             ``inert``: states only.
-        capacity: How many instances can run at once; None for no limit; by default the number of
-            the host's processors for ``process``, and no limit for ``inert``.
+        capacity: How many instances of groups can run at once; None for no limit; by default the
+            number of the host's processors for ``process``, and no limit for ``inert``.
         host: A loopback address.
         port: The port of the Google APIs; 0 for a free one.
         boot_seconds: How long an instance takes until its SSH server is up.

@@ -43,7 +43,7 @@ class Lifecycle:
         make_machine: Makes the computer behind an instance.
         sites: Opens metadata servers; None where no guest asks for one.
         folder: Instances' disks: one folder each, removed with it; None for no disks.
-        capacity: How many instances can run at once in the whole cloud; None for no limit.
+        capacity: How many instances of groups can run at once in the cloud; None for no limit.
         grace_seconds: What an instance's containers have to end when it is deleted.
         repair_seconds: How soon a group sees that one of its instances is gone.
         boot_patience: How long a machine may boot until it is given up, and made anew.
