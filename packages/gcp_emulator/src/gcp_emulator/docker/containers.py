@@ -11,6 +11,7 @@ import shutil
 import signal
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -351,6 +352,9 @@ class Containers:
 
         container.ended.clear()
         container.stopped_by_hand = False
+        if self.engine.shell:
+            with suppress(FileExistsError):  # from the start before
+                _temporary(container.id).symlink_to((container.folder / "tmp").absolute())
         try:
             container.task = await self.engine.start(program, sink)
         except OSError as error:
@@ -442,6 +446,7 @@ class Containers:
         await self.stop(container, grace=0, first=signal.SIGKILL)
         # Its name stays taken until its folder is gone: the next one of that name has its own.
         await asyncio.to_thread(shutil.rmtree, container.folder, ignore_errors=True)
+        _temporary(container.id).unlink(missing_ok=True)
         self._all.pop(container.id, None)
         container.removed.set()
 
@@ -460,6 +465,7 @@ class Containers:
         await asyncio.gather(*(self.engine.sweep(identity) for identity in self._all))
         for container in self._all.values():
             _keep(container)
+            _temporary(container.id).unlink(missing_ok=True)
 
     def _environment_of(self, spec: ContainerSpec, identity: str, folder: Path) -> dict[str, str]:
         hostname = self.hostname if spec.network == "host" else identity[:12]
@@ -468,7 +474,7 @@ class Containers:
             "PATH": ":".join([*map(str, self._programs), own, SYSTEM_PATH]),
             "HOME": str(folder / "work"),
             # A real container has a /tmp of its own.
-            "TMPDIR": str(folder / "tmp"),
+            "TMPDIR": str(_temporary(identity)),
             "LANG": "C.UTF-8",
             "HOSTNAME": hostname,
             **({"TERM": "xterm"} if spec.terminal else {}),
@@ -556,6 +562,14 @@ def _keep(container: Container) -> None:
     with suppress(FileNotFoundError):  # removed meanwhile, with its folder
         path.touch(mode=0o600)
         path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def _temporary(identity: str) -> Path:
+    """What leads to a container's temporary files by a short way.
+
+    The path of a Unix socket has at most 107 bytes, and programs put theirs into ``/tmp``.
+    """
+    return Path(tempfile.gettempdir()) / f"gce-{identity[:10]}"
 
 
 def _moment(text: str | None) -> datetime | None:
