@@ -23,9 +23,11 @@ import jsonschema
 import psycopg
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gcp_emulator.server import LocalCloud
-from gcp_emulator.sql.postgres import socket_folder
+from gcp_emulator.sql.postgres import Postgres, identifier, literal, socket_folder
 from gcp_emulator.sql.proxy import proxy_folder
 
 BIN = Path(sys.executable).parent
@@ -415,6 +417,33 @@ def test_protected_instance_is_not_deleted(cloud: Cloud) -> None:
     assert after == before
     stale = {"settings": {"settingsVersion": "1"}}
     assert refused(api.patch(**where, body=stale))[0] == 412
+
+
+def test_stopped_instance(cloud: Cloud, short: Path) -> None:
+    """The owner stops and starts an instance by a patch; stopped it is RUNNABLE, and not there."""
+    api = cloud.api.instances()
+    where = {"project": "local", "instance": "shared"}
+    cloud.user("waiting", PASSWORD)
+    cloud.change(api.patch(**where, body={"settings": {"activationPolicy": "NEVER"}}))
+    assert cloud.get()["state"] == "RUNNABLE"
+    assert not servers_of(cloud)
+    assert "not running" in refused(cloud.api.databases().list(**where))[2]
+    assert "not running" in refused(cloud.api.connect().get(**where))[2]
+    cloud.change(api.patch(**where, body={"settings": {"activationPolicy": "ALWAYS"}}))
+    with through_proxy(cloud, short) as login:
+        login("waiting", PASSWORD).close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_text_from_outside_is_data(cloud: Cloud, text: str) -> None:
+    """Whatever a name or a string contains, PostgreSQL has it as it is, through psql."""
+    home = cloud.folder / "sql" / "instances" / "shared"
+    server = Postgres(home, sockets=socket_folder(cloud.folder / "sql", "shared"), environment={})
+    name = identifier(text[:8] or "x")
+    query = f"SELECT 1, {name} FROM (SELECT {literal(text)} AS {name}) AS t;"
+    rows = asyncio.run(server.sql(query))
+    assert rows == [["1", text]]
 
 
 @pytest.mark.slow

@@ -165,12 +165,10 @@ class CloudSql:
         instance = self._named(request, "instances.update")
         body = await json_body(request)
         settings = merged(instance.resource["settings"], body.get("settings", {}))
-
-        async def work() -> None:
-            instance.resource["settings"] = settings
-            self._instances.save(instance)
-
-        return _answer(self._operations.start("UPDATE", instance.name, work))
+        operation = self._operations.start(
+            "UPDATE", instance.name, lambda: self._instances.change(instance, settings)
+        )
+        return _answer(operation)
 
     @api("sqladmin.instances.delete")
     async def delete(self, request: web.Request) -> web.Response:

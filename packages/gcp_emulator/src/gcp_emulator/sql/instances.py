@@ -50,6 +50,11 @@ class Instance:
         """Whether it refuses to be deleted."""
         return bool(self.resource["settings"].get("deletionProtectionEnabled"))
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether its owner has stopped it; its state is RUNNABLE all the same."""
+        return bool(self.resource["settings"].get("activationPolicy") == "NEVER")
+
     def backup_folder(self, number: str) -> Path:
         """Where the copy of a backup is."""
         return self.server.home / "backups" / number
@@ -131,6 +136,15 @@ class Instances:
             raise
         instance.resource["state"] = "RUNNABLE"
         self.save(instance)
+
+    async def change(self, instance: Instance, settings: Json) -> None:
+        """Give an instance other settings, and start or stop it as they want."""
+        instance.resource["settings"] = settings
+        self.save(instance)
+        if instance.is_stopped:
+            await instance.server.stop()
+        elif not instance.server.is_running:
+            await self._resume(instance)
 
     async def delete(self, instance: Instance) -> None:
         """Remove an instance with all of its data and backups."""
@@ -214,6 +228,8 @@ class Instances:
         )
 
     async def _resume(self, instance: Instance) -> None:
+        if instance.is_stopped:
+            return
         with contextlib.suppress(PostgresError):
             await instance.server.start()
         is_up = instance.server.is_running

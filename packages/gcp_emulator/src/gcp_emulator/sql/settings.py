@@ -129,6 +129,8 @@ def merged(known: Json, asked: object) -> Json:
     _check_edition(settings)
     _check_backups(settings.get("backupConfiguration") or {})
     _check_labels(settings.get("userLabels") or {})
+    if settings.get("activationPolicy") not in ("ALWAYS", "NEVER"):
+        raise _invalid(f"Invalid activation policy: {settings.get('activationPolicy')}.")
     if settings.get("dataDiskType") not in ("PD_SSD", "PD_HDD", "HYPERDISK_BALANCED"):
         raise _invalid(f"Invalid disk type: {settings.get('dataDiskType')}.")
     return settings
