@@ -80,7 +80,7 @@ def _run(settings: Settings, *, upgrade_only: bool) -> int:
     machine = read_machine()
     secrets = read_secrets(settings.project)
     with (
-        tempfile.TemporaryDirectory(prefix="mlflow-infra-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="mlflow-", ignore_cleanup_errors=True) as folder,
         Processes() as processes,
     ):
         sockets = _start_proxy(processes, settings, Path(folder))
@@ -122,13 +122,14 @@ def _run(settings: Settings, *, upgrade_only: bool) -> int:
 
 
 def _start_proxy(processes: Processes, settings: Settings, folder: Path) -> Path:
-    """Start Cloud SQL's proxy; returns the folder of the database's socket."""
-    sockets = folder / "sql"
-    sockets.mkdir(mode=0o700)
+    """Start Cloud SQL's proxy; returns the folder of the database's socket.
+
+    The path of a socket has at most 107 bytes (unix(7)), and a connection's name can have 60.
+    """
     processes.start(
-        "cloud-sql-proxy", ["cloud-sql-proxy", "--unix-socket", str(sockets), settings.connection]
+        "cloud-sql-proxy", ["cloud-sql-proxy", "--unix-socket", str(folder), settings.connection]
     )
-    socket = sockets / settings.connection / ".s.PGSQL.5432"
+    socket = folder / settings.connection / ".s.PGSQL.5432"
     processes.wait_until(
         socket.exists, seconds=_PROXY_SECONDS, what="cloud-sql-proxy opens no socket"
     )
