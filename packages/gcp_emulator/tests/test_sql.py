@@ -27,7 +27,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcp_emulator.server import LocalCloud
-from gcp_emulator.sql.postgres import Postgres, identifier, literal, socket_folder
+from gcp_emulator.serving import wipe
+from gcp_emulator.sql.postgres import Postgres, forget_sockets, identifier, literal, socket_folder
 from gcp_emulator.sql.proxy import proxy_folder
 
 BIN = Path(sys.executable).parent
@@ -669,7 +670,7 @@ async def metadata_server(token: str) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-def test_socket_of_a_deep_folder_is_elsewhere(tmp_path: Path) -> None:
+def test_socket_of_a_deep_folder_is_elsewhere(tmp_path: Path, short: Path) -> None:
     """A unix socket's path is short, and nobody else can come to it."""
     deep = tmp_path / ("d" * 100)
     place = socket_folder(deep, "x" * 90)
@@ -681,9 +682,9 @@ def test_socket_of_a_deep_folder_is_elsewhere(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="not ours alone"):
             socket_folder(deep, "x" * 90)
     finally:
-        place.parent.rmdir()
-    near = socket_folder(Path("/tmp/near"), "name")
-    assert near.parent == Path("/tmp/near/sockets")
+        forget_sockets(deep)
+    assert not place.parent.exists()
+    assert socket_folder(short, "name").parent == short / "sockets"
 
 
 def test_disabled_api(cloud: Cloud) -> None:
@@ -746,5 +747,8 @@ def test_data_survives_every_end_of_the_cloud(tmp_path: Path, short: Path) -> No
         cloud.change(cloud.api.instances().restart(**where))
         cloud.change(cloud.api.instances().delete(**where))
         assert not servers_of(cloud)
+        cloud.make("wiped")
     finally:
         cloud.stop()
+    assert "sql" in wipe(cloud.folder)
+    assert not cloud.folder.exists()

@@ -174,9 +174,11 @@ def wipe(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     from gcp_emulator.companions import end_left_over
+    from gcp_emulator.sql.postgres import forget_sockets
 
     with _locked(folder):
         end_left_over(folder)
+        forget_sockets(folder / "sql")
         removed = []
         for name in _OWN:
             place = folder / name

@@ -23,7 +23,7 @@ from gcp_emulator.iam.kept import keep, make_private, read_kept
 from gcp_emulator.replies import GoogleError, Json
 from gcp_emulator.sql.content import furnish
 from gcp_emulator.sql.operations import timestamp
-from gcp_emulator.sql.postgres import Postgres, PostgresError, socket_folder
+from gcp_emulator.sql.postgres import Postgres, PostgresError, forget_sockets, socket_folder
 
 __all__ = ["Instance", "Instances"]
 
@@ -94,9 +94,7 @@ class Instances:
         for error in ends:
             if isinstance(error, BaseException):
                 _log.error("a server did not end: %s", error)
-        # The folder may be one in /tmp, where nothing else removes it.
-        for folder in {one.sockets.parent for one in servers}:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await asyncio.to_thread(forget_sockets, self._folder)
 
     def get(self, name: str) -> Instance:
         """The instance of this name, or 404."""

@@ -29,7 +29,15 @@ from typing import Final
 
 from gcp_emulator.iam.kept import make_private, write_private
 
-__all__ = ["Postgres", "PostgresError", "SqlError", "identifier", "literal", "socket_folder"]
+__all__ = [
+    "Postgres",
+    "PostgresError",
+    "SqlError",
+    "forget_sockets",
+    "identifier",
+    "literal",
+    "socket_folder",
+]
 
 SUPERUSER: Final = "cloudsqladmin"
 _START_SECONDS: Final = 30.0
@@ -321,17 +329,25 @@ def socket_folder(folder: Path, name: str) -> Path:
     Raises:
         ValueError: Somebody else has made that folder.
     """
-    short = hashlib.sha256(name.encode()).hexdigest()[:8]
-    near = folder.resolve() / "sockets" / short
-    if len(os.fsencode(near / f"{_SOCKET}.lock")) <= _LONGEST_SOCKET:
+    root = _socket_root(folder)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = root.lstat()
+    if root.is_symlink() or found.st_uid != os.geteuid() or found.st_mode & 0o066:
+        raise ValueError(f"{root} is not ours alone: remove it")
+    return root / hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def forget_sockets(folder: Path) -> None:
+    """Remove what `socket_folder` has made for a cloud, when its servers have ended."""
+    shutil.rmtree(_socket_root(folder), ignore_errors=True)
+
+
+def _socket_root(folder: Path) -> Path:
+    near = folder.resolve() / "sockets"
+    if len(os.fsencode(near / "12345678" / f"{_SOCKET}.lock")) <= _LONGEST_SOCKET:
         return near
     cloud = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
-    root = Path(tempfile.gettempdir()) / f"gcp-sql-{os.geteuid()}-{cloud}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    found = root.lstat()
-    if root.is_symlink() or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise ValueError(f"{root} is not ours alone: remove it")
-    return root / short
+    return Path(tempfile.gettempdir()) / f"gcp-sql-{os.geteuid()}-{cloud}"
 
 
 def _connection(database: str) -> str:
