@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -213,8 +214,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             time.sleep(0.1)
         lines = told.read_text().rstrip("\0").split("\0")
         container = dict(line.split("=", 1) for line in lines)
-        scratch = folder / "tmp"
-        scratch.mkdir()
+        # A short name: the path of the database's socket has at most 107 bytes.
+        scratch = Path(tempfile.mkdtemp(prefix="s-"))
         yield Place(
             cloud=cloud,
             infra=infra,
@@ -222,6 +223,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             address=container["GCE_METADATA_HOST"].rpartition(":")[0],
             scratch=scratch,
         )
+        scratch.rmdir()
     finally:
         cloud.stop()
 
@@ -343,7 +345,7 @@ def test_all_ends_at_once_and_all_is_there_again(server: Server, tmp_path: Path)
     family = server.family()
     old = place.login(ADMIN_SECRET)
     seconds = server.end()
-    left = [pid for pid in family if Path(f"/proc/{pid}").exists()]
+    left = [pid for pid in family if runs(pid)]
     place.change(ADMIN_SECRET, json.dumps({"username": "admin", "password": "another-password"}))
 
     assert server.process.returncode == 0
@@ -368,16 +370,16 @@ def test_all_ends_at_once_and_all_is_there_again(server: Server, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_an_older_schema_is_upgraded_only_on_demand(server: Server, tmp_path: Path) -> None:
+def test_an_older_schema_is_upgraded_only_on_demand(server: Server) -> None:
     """It refuses to serve a database of another MLflow; `db-upgrade` mends an older one."""
     if server.process.poll() is None:
         server.end()
     place = server.place
-    older = schema(place, tmp_path, older=True)
+    older = schema(place, older=True)
     refused = run(place.environment)
     upgraded = run(place.environment, "db-upgrade")
-    newest = schema(place, tmp_path)
-    schema(place, tmp_path, stamp="ffffffffffff")
+    newest = schema(place)
+    schema(place, stamp="ffffffffffff")
     unknown = run(place.environment)
 
     assert refused.returncode == 1
@@ -391,7 +393,15 @@ def test_an_older_schema_is_upgraded_only_on_demand(server: Server, tmp_path: Pa
     assert "of a newer one" in unknown.stdout
 
 
-def schema(place: Place, folder: Path, *, older: bool = False, stamp: str = "") -> str:
+def runs(pid: int) -> bool:
+    """Whether a process is there, and not a dead one that nobody has asked after."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "XZ"
+    except OSError:
+        return False
+
+
+def schema(place: Place, *, older: bool = False, stamp: str = "") -> str:
     """The schema's revision in the database; made an older one's, or stamped, before."""
     import psycopg
     import sqlalchemy
@@ -402,6 +412,8 @@ def schema(place: Place, folder: Path, *, older: bool = False, stamp: str = "") 
 
     program = shutil.which("cloud-sql-proxy", path=place.environment["PATH"])
     assert program is not None
+    folder = place.scratch / "schema"
+    folder.mkdir()
     proxy = subprocess.Popen(
         [program, "--unix-socket", str(folder), place.infra.connection], env=place.environment
     )
@@ -434,3 +446,4 @@ def schema(place: Place, folder: Path, *, older: bool = False, stamp: str = "") 
     finally:
         proxy.terminate()
         proxy.wait(10)
+        shutil.rmtree(folder)
