@@ -293,6 +293,13 @@ def test_the_life_of_a_server(
     looks_at_it(infra, up.out.strip())
     refuses_to_move_it(infra)
     keeps_it(infra)
+    upgrade = infra("upgrade", "local/mlflow-server:2", "--yes", "--patience", "0.5")
+    assert (upgrade.code, upgrade.out) == (ExitCode.UNAVAILABLE, "")
+    assert "restoring backup" in upgrade.err
+    assert "so did going back to local/mlflow-server:1" in upgrade.err, "no server is ever well"
+    back = operations.found(cloud.clients)
+    assert back == found
+    assert infra("upgrade", "not an image", "--yes").code == ExitCode.USAGE
 
     status = infra("status", "--output", "json")
     assert status.code == ExitCode.EXPERIMENTS_FAILED

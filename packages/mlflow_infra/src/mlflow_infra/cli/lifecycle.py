@@ -112,7 +112,9 @@ def restart(*, session: GivenSession) -> None:
     say(f"well again after {seconds:.0f} s")
 
 
-def upgrade(image: str, /, *, yes: Yes = False, session: GivenSession) -> int:
+def upgrade(
+    image: str, /, *, patience: float = 900, yes: Yes = False, session: GivenSession
+) -> int:
     """Move to another image of the server: backup, schema upgrade, start, health check.
 
     The server is away meanwhile. When the new one isn't well, the old one and the database of
@@ -120,6 +122,7 @@ def upgrade(image: str, /, *, yes: Yes = False, session: GivenSession) -> int:
 
     Args:
         image: The new image, best with a tag or digest of its own.
+        patience: Seconds that the new server may take to be well, and the old one after it.
         yes: Don't ask.
     """
     from gcloud_ops.cli import output
@@ -130,7 +133,7 @@ def upgrade(image: str, /, *, yes: Yes = False, session: GivenSession) -> int:
     if not output.confirm(question, yes=yes):
         return output.ExitCode.USAGE
     try:
-        done = operations.upgrade(session.clients, infra, image, tell=output.say)
+        done = operations.upgrade(session.clients, infra, image, tell=output.say, seconds=patience)
     except KeyboardInterrupt:
         output.say(
             f"{PROGRAM}: interrupted; the server may be stopped: run the same command again, or "

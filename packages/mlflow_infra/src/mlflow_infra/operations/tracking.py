@@ -4,6 +4,7 @@ See https://mlflow.org/docs/latest/rest-api.html. Errors are ours, and name no p
 """
 
 import base64
+import re
 import time
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
@@ -162,4 +163,5 @@ def _reason(error: BaseException) -> str:
         if inner is None:
             break
         error = inner
-    return one_line(str(error)).rpartition(">: ")[2] or type(error).__name__
+    text = re.sub(r"(?:<[^>]*>|\w+\([^)]*\)): ", "", one_line(str(error)))
+    return text or type(error).__name__
