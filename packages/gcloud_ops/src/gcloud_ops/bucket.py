@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -112,7 +112,7 @@ def list_records(clients: Clients, bucket: str, sweep: str) -> dict[str, Record]
     """
     prefix = f"{sweep}/records/"
     try:
-        found = list_blobs(clients, bucket, "name,metadata,generation", prefix=prefix)
+        found = list_blobs(clients, bucket, "name,metadata,generation,updated", prefix=prefix)
     except NotFound:
         return {}
     records: dict[str, Record] = {}
@@ -120,6 +120,8 @@ def list_records(clients: Clients, bucket: str, sweep: str) -> dict[str, Record]
         experiment = blob.name.removeprefix(prefix).removesuffix(".json")
         text = (blob.metadata or {}).get("record")
         record = _record(text, blob.generation) or _read_record(clients, bucket, blob.name)
+        if record is not None:
+            record = replace(record, stored=blob.updated)
         if record is not None and record.experiment == experiment:
             records[experiment] = record
     return records

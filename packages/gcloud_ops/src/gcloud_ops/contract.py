@@ -67,6 +67,8 @@ class Manifest:
     launcher: Mapping[str, str]
     """Who launched it: `user`, `host`, `version`."""
     experiments: tuple[Experiment, ...]
+    alert_each: bool = False
+    """Whether each experiment's end is announced; else failures and the sweep's end are."""
 
     def to_json(self) -> str:
         """The object's content."""
@@ -80,6 +82,7 @@ class Manifest:
                 "template": self.template,
                 "dispatch": str(self.dispatch),
                 "launcher": dict(self.launcher),
+                "alerts": {"each": self.alert_each},
                 "experiments": [{"id": e.id, "command": e.command} for e in self.experiments],
             },
             indent=1,
@@ -106,6 +109,7 @@ class Manifest:
                     Experiment(id=str(e["id"]), command=str(e["command"]))
                     for e in content["experiments"]
                 ),
+                alert_each=_mapping(content.get("alerts")).get("each") is True,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidRequest(f"the manifest is broken: {error!r}") from error
@@ -157,6 +161,10 @@ class Record:
     versions: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
     """Of the object, for a conditional replacement."""
+    silent_because: str = ""
+    """Why the end could not be signalled to Cloud Monitoring; "" where nothing went wrong."""
+    stored: datetime | None = None
+    """When the bucket stored it, by the bucket's clock."""
     raw: Mapping[str, Any] = field(default_factory=dict)
     """The whole document, so that a replacement keeps what this version doesn't know."""
 
@@ -166,14 +174,17 @@ class Record:
         return self.state in {"finished", "failed", "cancelled", "idle"}
 
     @classmethod
-    def from_json(cls, text: str | bytes, *, generation: int = 0) -> Self:
-        """Read a record.
+    def from_json(
+        cls, text: str | bytes, *, generation: int = 0, stored: datetime | None = None
+    ) -> Self:
+        """Read a record; `generation` and `stored` are its object's.
 
         Raises:
             InvalidRequest: It is not a record, or one of another schema.
         """
         content = _document(text, "record")
         run, versions = _mapping(content.get("mlflow")), _mapping(content.get("versions"))
+        signal = _mapping(content.get("signal"))
         try:
             return cls(
                 experiment=_text(content["experiment"]),
@@ -189,6 +200,8 @@ class Record:
                 mlflow_url=_shown(run.get("url")),
                 versions={_shown(name): _shown(version) for name, version in versions.items()},
                 generation=generation,
+                silent_because=_shown(signal.get("why")) if signal.get("written") is False else "",
+                stored=stored,
                 raw=content,
             )
         except (KeyError, TypeError, ValueError) as error:

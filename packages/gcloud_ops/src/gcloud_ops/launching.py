@@ -458,6 +458,7 @@ def _manifest(planned: LaunchPlan) -> Manifest:
             "version": version("gcloud-ops"),
         },
         experiments=planned.sweep.experiments,
+        alert_each=planned.sweep.announces_each,
     )
 
 

@@ -16,6 +16,7 @@ from gcloud_ops.contract import Dispatch, Experiment, Manifest, Record
 from gcloud_ops.errors import InvalidRequest
 
 __all__ = [
+    "ALERT_EACH",
     "MAX_EXPERIMENTS",
     "Container",
     "ExperimentStatus",
@@ -33,6 +34,9 @@ __all__ = [
 
 MAX_EXPERIMENTS = 1000
 """Members of a zonal managed instance group, at most (Compute Engine's limit)."""
+
+ALERT_EACH = 20
+"""Experiments of a sweep, at most, whose ends are announced one by one unless asked otherwise."""
 
 HEARTBEAT_LATE = timedelta(seconds=90)
 """A running record that is older than three heartbeats says that the contact is lost."""
@@ -107,6 +111,15 @@ class Sweep:
     zone: str | None = None
     bucket: str | None = None
     dispatch: Dispatch = Dispatch.SSH
+    alert_each: bool | None = None
+    """Whether each experiment's end is announced; None: where there are at most `ALERT_EACH`."""
+
+    @property
+    def announces_each(self) -> bool:
+        """Whether each experiment's end is announced; if not, failures and the sweep's end are."""
+        if self.alert_each is not None:
+            return self.alert_each
+        return len(self.experiments) <= ALERT_EACH
 
     def __post_init__(self) -> None:
         check_sweep_name(self.name)
@@ -347,6 +360,8 @@ def _final_status(record: Record) -> tuple[ExperimentStatus, str]:
             return ExperimentStatus.FINISHED, ""
         case "cancelled":
             return ExperimentStatus.CANCELLED, reason
+        case "failed" if record.exit is not None and record.exit.kind == "lost":
+            return ExperimentStatus.LOST, reason
         case "idle":
             return ExperimentStatus.FAILED, reason or "no command came"
         case _:
