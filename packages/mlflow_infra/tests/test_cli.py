@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -426,6 +427,35 @@ def test_names_are_typed_on_a_terminal(
     right = on_terminal(cloud, "down", answers={f"type {SERVER}": SERVER})
     assert right.code == 0, right.out
     assert "data are kept" in right.out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_interrupt_leaves_what_up_goes_on_from(
+    cloud: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C ends `up` with 130 and says how to go on; a second one has nothing left to do."""
+    process = subprocess.Popen(
+        [BIN / "mlflow-infra", "up", "--yes", "--patience", "60"],
+        env={**os.environ, **surroundings(cloud)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("waiting for http"):
+            process.send_signal(signal.SIGINT)
+            break
+
+    _, said = process.communicate(timeout=20)
+
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert "`mlflow-infra up` goes on" in said
+    assert len(said.splitlines()) == 1, said
+    again = runner_on(cloud, monkeypatch, capsys)("up", "--plan")
+    assert "nothing to do" in again.err
 
 
 def on_terminal(cloud: Any, *arguments: str, answers: dict[str, str]) -> Ended:
