@@ -55,15 +55,10 @@ def _measure(environment: dict[str, str], folder: Path) -> list[Figure]:
     environment = environment | {name: value.strip("'") for name, value in login.items()}
 
     begin = time.perf_counter()
-    trainings = [
-        _start("log", str(folder / f"{number}"), environment=environment)
-        for number in range(TRAININGS)
-    ]
-    logged: list[dict[str, Any]] = [json.loads(_ended(training)) for training in trainings]
-    seconds = max(one["end"] for one in logged) - min(one["begin"] for one in logged)
+    logged = log_at_once(environment, folder)
     whole = time.perf_counter() - begin
-    runs = [str(one["run"]) for one in logged]
-    arrived = json.loads(_ended(_start("count", *runs, environment=environment)))
+    seconds = max(one["end"] for one in logged) - min(one["begin"] for one in logged)
+    arrived = count([str(one["run"]) for one in logged], environment)
     single = float(_ended(_start("single", environment=environment)))
     return show(
         f"tracking: {TRAININGS} trainings log {METRICS:,} metrics each, on PostgreSQL",
@@ -97,6 +92,21 @@ def _measure(environment: dict[str, str], folder: Path) -> list[Figure]:
             Figure(what="mlflow-infra up, with all there", value=again, unit="s"),
         ],
     )
+
+
+def log_at_once(environment: dict[str, str], folder: Path) -> list[dict[str, Any]]:
+    """Let the trainings log beside each other; of each its `run`, `begin`, `end` and `taken`."""
+    trainings = [
+        _start("log", str(folder / f"training-{number}"), environment=environment)
+        for number in range(TRAININGS)
+    ]
+    return [json.loads(_ended(training)) for training in trainings]
+
+
+def count(runs: list[str], environment: dict[str, str]) -> list[int]:
+    """How many different steps the server has of each run."""
+    found: list[int] = json.loads(_ended(_start("count", *runs, environment=environment)))
+    return found
 
 
 def _seconds(what: Callable[[], object]) -> float:

@@ -133,6 +133,8 @@ class Instance:
                 # Reached by the proxy alone, which proves by IAM who it is.
                 "ipConfiguration": {"ipv4Enabled": True, "authorizedNetworks": []},
                 "connectorEnforcement": "REQUIRED",
+                # The smallest tier's 25 are too few for eight trainings that log at once.
+                "databaseFlags": [{"name": "max_connections", "value": "100"}],
                 "userLabels": dict(LABELS),
             },
         }

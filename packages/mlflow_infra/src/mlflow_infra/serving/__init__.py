@@ -44,12 +44,11 @@ _PROXY_SECONDS = 60
 _SERVER_SECONDS = 600
 _UPGRADE_SECONDS = 3_600  # a database of many runs takes long
 _WORKERS = 2
-# Few stay open, as the smallest database takes 25 connections; many may be opened at once, as a
-# request can need a second one while it holds its first: it then fails with 503, which clients
-# repeat, and never waits for others that wait for it (which MLflow answers with 400).
+# Few stay open; more are opened when needed, up to 22 for each worker's two stores, within the 100
+# that the database takes: a request can need a second one while it holds its first.
 _POOL = {
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "2",
-    "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "40",
+    "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "20",
 }
 
 
