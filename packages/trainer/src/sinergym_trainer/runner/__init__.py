@@ -25,6 +25,8 @@ Settings come from the VM's metadata; these variables win:
   SINERGYM_HEARTBEAT_SECONDS seconds between two records when nothing changes (20)
   SINERGYM_RECORD_SECONDS    seconds between two records at least (1)
   SINERGYM_UPLOAD_MINUTES    minutes to try the last upload (10)
+  SINERGYM_SIGNAL_SECONDS    seconds to try the signals of the end (90)
+  SINERGYM_LOST_SECONDS      seconds of silence after which one without a VM is lost (300)
   SINERGYM_REMOVAL_SECONDS   seconds to try the removal of the VM (600)
   SINERGYM_KEEP_VM=1         do not remove the VM
   SINERGYM_IMAGE             the image's name, for the record

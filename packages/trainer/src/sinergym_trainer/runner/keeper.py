@@ -15,13 +15,14 @@ from typing import Any
 
 from sinergym_trainer.errors import one_line
 from sinergym_trainer.runner.record import (
+    FINAL,
     Json,
     Record,
     RecordRefused,
     Verdict,
     claim,
+    fit_metadata,
     judge,
-    metadata_of,
     parse_record,
     timestamp,
 )
@@ -132,6 +133,9 @@ class Keeper:
             with self._changed:
                 beat = last_write + self._heartbeat
                 while not self._stopping and self._written_version == self._version:
+                    if self._record.state in FINAL:  # nobody waits for a heartbeat any more
+                        self._changed.wait()
+                        continue
                     rest = beat - time.monotonic()
                     if rest <= 0:
                         break
@@ -244,8 +248,9 @@ class Keeper:
 
     def _replace(self, record: Record) -> bool:
         blob = self._bucket().blob(self._name)
-        blob.metadata = {"record": metadata_of(record)}
-        content = json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False).encode(
+        document = record.to_json()
+        blob.metadata = {"record": fit_metadata(document)}
+        content = json.dumps(document, ensure_ascii=False, allow_nan=False).encode(
             "utf-8", "replace"
         )
         try:

@@ -70,6 +70,8 @@ class Record:
     exit: Exit | None = None
     mlflow: Mapping[str, Any] | None = None
     outputs: Mapping[str, int] | None = None
+    signal: Mapping[str, Any] | None = None
+    """Why the end could not be signalled: `{"written": false, "why": ...}`; None: it was."""
 
     def to_json(self) -> Json:
         """Return the record as the contract's JSON object."""
@@ -85,7 +87,7 @@ class Report:
     versions: Mapping[str, str]
 
 
-def parse_record(content: bytes) -> Json:
+def parse_record(content: bytes | str) -> Json:
     """Return the JSON object of a record.
 
     Raises:
@@ -138,12 +140,17 @@ def judge(found: Json | None, mine: Record) -> Verdict:
 
 
 def metadata_of(record: Record) -> str:
-    """Return the compact JSON for the object's metadata, shortened until it fits.
+    """Return the compact JSON of a record for its object's metadata; see `fit_metadata`."""
+    return fit_metadata(record.to_json())
+
+
+def fit_metadata(record: Json) -> str:
+    """Return the compact JSON of any record for its object's metadata, shortened until it fits.
 
     Long texts lose their ends, which then read `...[shortened]`; if that is not enough, what a
     program reported goes first, then its versions. State, attempt and exit always stay.
     """
-    content = record.to_json()
+    content = record
     for limit in (None, 2000, 500, 100):
         if limit is not None:
             content = _shorten(content, limit)
@@ -151,7 +158,7 @@ def metadata_of(record: Record) -> str:
         if len(text) <= METADATA_LIMIT:
             return text
     for member in ("progress", "versions", "mlflow"):
-        content[member] = {} if member != "mlflow" else None
+        content = {**content, member: {} if member != "mlflow" else None}
         text = _compact(content)
         if len(text) <= METADATA_LIMIT:
             return text

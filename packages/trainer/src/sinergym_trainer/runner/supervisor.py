@@ -1,6 +1,6 @@
 """The life of an experiment in its container, as `sinergym-runner` (PID 1) leads it.
 
-    claim the attempt  ->  waiting  ->  running  ->  uploading  ->  final  ->  remove the VM
+    claim the attempt -> waiting -> running -> uploading -> final -> signal -> remove the VM
 
 The rules are those of the wire contract (`docs/contract.md`); of all this the training program
 knows nothing but a few environment variables.
@@ -14,7 +14,8 @@ the next attempt; and the runner never removes the VM then. A command that was e
 two seconds or the metadata server says that the VM is preempted: a system that shuts down may
 signal all of a container's processes at once. While the runner waits for a command it ends
 at once, with 143. Once the command has ended by itself, SIGTERM only shortens what is left to do:
-outputs to 25 s (if they do not make it, the record stays not final, too), the removal to 60 s.
+outputs to 25 s (if they do not make it, the record stays not final, too), the signal to 3 s, the
+removal to 60 s.
 
 Exit code: the command's (128 + n if signal n ended it; 1 if only its outputs got lost); 0 after
 `idle`, a cancellation, or when the experiment had ended before; 143 after SIGTERM; 1 when the
@@ -37,6 +38,7 @@ from sinergym_trainer.outputs import Uploader, connect
 from sinergym_trainer.runner import mailbox, vm
 from sinergym_trainer.runner.command import Child, environment_of, exit_of
 from sinergym_trainer.runner.credentials import read_login
+from sinergym_trainer.runner.finishing import LOST_AFTER, Finishing
 from sinergym_trainer.runner.keeper import PAUSE, Keeper
 from sinergym_trainer.runner.log import Log, say
 from sinergym_trainer.runner.record import (
@@ -49,6 +51,7 @@ from sinergym_trainer.runner.record import (
     timestamp,
 )
 from sinergym_trainer.runner.removal import remove
+from sinergym_trainer.runner.signals import is_available
 from sinergym_trainer.runner.stopping import (
     STOP_SIGNALS,
     Deadline,
@@ -65,6 +68,10 @@ STOP_SPREADS = 2.0
 """Seconds in which a signal to all of a container's processes has reached the runner."""
 LOGIN_PATIENCE = 15.0
 """Seconds to wait for the secret with the tracking server's user name and password."""
+SIGNAL_PATIENCE = 90.0
+"""Seconds to try the signals of the end: Monitoring may be away for a minute."""
+HURRIED_SIGNAL = 3.0
+"""Seconds for them once the container is told to stop."""
 HURRIED_SYNC = 0.5
 """Seconds between two looks for new outputs once the container is told to stop."""
 
@@ -205,6 +212,7 @@ class _Supervisor:
                 if self._keeper.ended_before:
                     self._box.shut("the experiment has ended before")
                     say(f"the record says {record.state}: this experiment does not run again")
+                    self._signal(own=False)
                     self._remove_vm()
                     return 0
                 prefix = f"{record.sweep}/{record.experiment}/log/{record.attempt}/"
@@ -455,7 +463,7 @@ class _Supervisor:
         return 0
 
     def _conclude(self, state: str, result: Exit, seconds: float) -> None:
-        """Upload the log, write the final record, remove the VM."""
+        """Upload the log, write the final record, signal the end, remove the VM."""
         say(f"{state}: the last lines of the log and the record go to the bucket")
         deadline = Deadline(seconds, GRACE)
         if self._log.lost:
@@ -468,11 +476,37 @@ class _Supervisor:
         self._keeper.update(state=state, exit=result, ended=timestamp())
         if not self._keeper.settle(Deadline(max(seconds, 60), GRACE)):
             say(f"the final record could not be written: {self._keeper.last_error}")
+        elif self._keeper.verdict is None:
+            # Who has written the final record, and nobody else, signals it.
+            self._signal(own=True)
         if self._keeper.verdict is Verdict.SUPERSEDED:
             say("another VM has taken over this experiment")
             return
         self._keeper.close()
         self._remove_vm()
+
+    def _signal(self, *, own: bool) -> None:
+        """Signal our own end if it is ours to, that of experiments that got lost, the sweep's."""
+        if not is_available(self._environment):
+            return
+        finishing = Finishing(
+            self._bucket,
+            self._vm,
+            self._environment,
+            give_up=Deadline(
+                self._seconds("SINERGYM_SIGNAL_SECONDS", SIGNAL_PATIENCE), HURRIED_SIGNAL
+            ),
+            say=say,
+            lost_after=self._seconds("SINERGYM_LOST_SECONDS", LOST_AFTER),
+        )
+        try:
+            problem = finishing.signal(self._keeper.record.to_json() if own else None)
+        except Exception as error:
+            problem = one_line(error)
+            say(f"the end could not be signalled: {problem}")
+        if own and problem is not None:
+            self._keeper.update(signal={"written": False, "why": problem})
+            self._keeper.settle(Deadline(10, HURRIED_SIGNAL))
 
     def _remove_vm(self) -> None:
         self._keeper.close()
