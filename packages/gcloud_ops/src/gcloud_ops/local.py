@@ -62,6 +62,8 @@ class LocalCloud:
     zone: str
     mlflow_url: str
     """The tracking server beside it, or ""."""
+    grpc_endpoint: str = ""
+    """Where its Cloud Monitoring is, or "": `HOST:PORT`."""
 
 
 def cloud_folder(environ: Mapping[str, str] = os.environ) -> Path:
@@ -81,7 +83,11 @@ def local_settings(base: Settings, *, environ: Mapping[str, str] = os.environ) -
     """
     cloud = ensure_cloud(environ)
     settings = replace(
-        base, project=cloud.project, endpoint=cloud.endpoint, ssh_port=cloud.ssh_port
+        base,
+        project=cloud.project,
+        endpoint=cloud.endpoint,
+        monitoring_endpoint=cloud.grpc_endpoint or None,
+        ssh_port=cloud.ssh_port,
     )
     ensure_template(Clients.connect(settings), cloud)
     return settings
@@ -130,6 +136,7 @@ def read_cloud(folder: Path) -> LocalCloud | None:
             project=str(content["project"]),
             zone=str(content["zone"]),
             mlflow_url=str((companions.get("mlflow") or {}).get("url") or ""),
+            grpc_endpoint=str(content.get("grpc_endpoint") or ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

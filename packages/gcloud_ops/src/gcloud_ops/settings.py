@@ -77,6 +77,8 @@ class Settings:
     """Instance template of the sweeps that name none."""
     endpoint: str | None = None
     """Another cloud than Google's, such as `http://127.0.0.1:8080`; None: Google Cloud."""
+    monitoring_endpoint: str | None = None
+    """Where the cloud at `endpoint` has its Cloud Monitoring: gRPC, such as `127.0.0.1:8081`."""
     ssh_port: int = 22
     """Port of the instances' SSH servers."""
     ssh_user: str = field(default_factory=_login_user)
@@ -146,6 +148,11 @@ class Settings:
     def is_google(self) -> bool:
         """Whether this is Google Cloud, and not a cloud at another endpoint."""
         return self.endpoint is None
+
+    @property
+    def has_monitoring(self) -> bool:
+        """Whether there is a Cloud Monitoring: Google's, or that of another cloud."""
+        return self.endpoint is None or self.monitoring_endpoint is not None
 
     def require_project(self) -> str:
         """The project.
@@ -245,6 +252,16 @@ def _endpoint(value: object) -> str:
     return text
 
 
+def _grpc_endpoint(value: object) -> str:
+    text = _text(value)
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not an address such as 127.0.0.1:8081")
+    if not _is_loopback(host.strip("[]")):
+        raise ValueError(f"{text!r} is not encrypted: it is for this machine only")
+    return text
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -274,6 +291,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "bucket": _optional(_matching(_BUCKET, "a bucket's name")),
     "template": _matching(_RESOURCE_NAME, "a name that Compute Engine takes"),
     "endpoint": _optional(_endpoint),
+    "monitoring_endpoint": _optional(_grpc_endpoint),
     "ssh_port": _port,
     "ssh_user": _matching(_USER, "an account's name on Linux"),
     "ssh_key": _path,
