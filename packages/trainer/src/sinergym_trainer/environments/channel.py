@@ -13,11 +13,14 @@ import time
 from select import POLLIN, poll
 from typing import Any
 
+import numpy as np
+
 _SPIN = 0.005
 """Seconds of looking before sleeping: more than the other side takes for a step, much less than
 for an update of its networks."""
 _SIZE = struct.Struct("=I")
 _PIECE = 1 << 16
+_ARRAY = "an array's bytes"
 
 
 class Channel:
@@ -41,7 +44,7 @@ class Channel:
         Raises:
             OSError: the other side is gone.
         """
-        content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        content = pickle.dumps(_flat(message), pickle.HIGHEST_PROTOCOL)
         self._socket.sendall(_SIZE.pack(len(content)) + content)
 
     def receive(self) -> Any:
@@ -60,7 +63,7 @@ class Channel:
         end = _SIZE.size + size
         self._take(end)
         content, self._arrived = self._arrived[_SIZE.size : end], self._arrived[end:]
-        return pickle.loads(content)  # noqa: S301 - from this program
+        return _whole(pickle.loads(content))  # noqa: S301 - from this program
 
     def has_message(self, seconds: float) -> bool:
         """Whether something arrives in that time, be it the end."""
@@ -82,3 +85,33 @@ class Channel:
             if not piece:
                 raise EOFError
             self._arrived += piece
+
+
+def _flat(message: Any) -> Any:
+    """The message with the bytes of the arrays in it: NumPy's own pickles take six times as long.
+
+    Between two steps, that is, when nothing of NumPy's is in a cache. Only arrays that are members
+    of a tuple are found, such as the action in `("step", action)`.
+    """
+    if type(message) is not tuple:
+        return message
+    return tuple(
+        (_ARRAY, part.dtype.str, part.shape, part.tobytes())
+        if type(part) is np.ndarray and not part.dtype.hasobject
+        else part
+        for part in message
+    )
+
+
+def _whole(message: Any) -> Any:
+    """What `_flat` made it of; the arrays can't be written to."""
+    if type(message) is not tuple:
+        return message
+    return tuple(
+        np.frombuffer(part[3], part[1]).reshape(part[2]) if _is_flat(part) else part
+        for part in message
+    )
+
+
+def _is_flat(part: Any) -> bool:
+    return type(part) is tuple and len(part) == 4 and type(part[0]) is str and part[0] == _ARRAY
