@@ -43,6 +43,7 @@ from gcloud_ops.errors import (
     NotReady,
     Unavailable,
 )
+from gcloud_ops.finishing import Announcer
 from gcloud_ops.model import Member, Sweep
 from gcloud_ops.text import one_line
 
@@ -272,7 +273,8 @@ def launch(
         location = clients.settings.bucket_location
         if objects.ensure_bucket(clients, planned.bucket, location=location):
             yield BucketMade(bucket=planned.bucket, location=location)
-    create_manifest(clients, planned.bucket, _manifest(planned))
+    manifest = _manifest(planned)
+    create_manifest(clients, planned.bucket, manifest)
     try:
         groups.create_group(
             clients,
@@ -299,11 +301,21 @@ def launch(
     if sweep.dispatch is Dispatch.BOOT:
         yield Launched(sent=planned.instances, failed=0, waiting=0)
         return
-    yield from _dispatch(planned, clients, patience=patience, at_once=at_once)
+    announcer = Announcer(clients, planned.bucket, manifest)
+    try:
+        yield from _dispatch(planned, clients, announcer, patience=patience, at_once=at_once)
+        announcer.close()
+    finally:
+        announcer.close(wait=False)
 
 
 def _dispatch(
-    planned: LaunchPlan, clients: Clients, *, patience: float, at_once: int
+    planned: LaunchPlan,
+    clients: Clients,
+    announcer: Announcer,
+    *,
+    patience: float,
+    at_once: int,
 ) -> Iterator[LaunchEvent]:
     """Give each experiment its command as its instance comes up."""
     raise_open_files_limit(planned.instances + 256)
@@ -348,7 +360,7 @@ def _dispatch(
                     continue
                 sent.add(result.experiment)
                 yield result
-            _give_up(planned, clients, failures)
+            announcer.announce(_give_up(planned, clients, failures))
             failed += len(failures)
             yield from failures
             if not sent.isdisjoint(members):
@@ -366,15 +378,21 @@ def _dispatch(
     yield Launched(sent=len(sent), failed=failed, waiting=len(waiting))
 
 
-def _give_up(planned: LaunchPlan, clients: Clients, failures: list[DispatchFailed]) -> None:
+def _give_up(
+    planned: LaunchPlan, clients: Clients, failures: list[DispatchFailed]
+) -> tuple[str, ...]:
     """Remove instances that can't be given their commands: they would idle, and cost.
 
     The record goes first, and only over one that waits: whoever has begun to run is left alone.
     What became of the instance is added to the failure's error.
+
+    Returns:
+        Those whose final record we have written: their end is ours to signal.
     """
     given_up = [failure for failure in failures if not failure.has_another_command]
     if not given_up:
-        return
+        return ()
+    names: list[str] = []
     sweep, zone = planned.sweep, planned.zone
     experiments = {experiment.id: experiment for experiment in sweep.experiments}
     try:
@@ -411,6 +429,7 @@ def _give_up(planned: LaunchPlan, clients: Clients, failures: list[DispatchFaile
         if outcome := outcomes.get(failure.experiment):
             hint = failure.error.hint
             failure.error.hint = f"{hint}; {outcome}" if hint else outcome
+    return tuple(names)
 
 
 def _results(dispatcher: Dispatcher, *, within: float) -> Iterator[CommandSent | DispatchFailed]:

@@ -20,6 +20,7 @@ from gcloud_ops.bucket import delete_sweep, end_record, list_manifests, list_rec
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Experiment, Manifest, Record
 from gcloud_ops.errors import InvalidRequest, Unavailable
+from gcloud_ops.finishing import LOST_AFTER, Announcer, mark_cancelled
 from gcloud_ops.model import (
     Member,
     Observation,
@@ -114,12 +115,17 @@ def watch(
     interval: float = 2.0,
     stop: threading.Event | None = None,
     on_trouble: Callable[[Unavailable], None] = lambda _error: None,
+    on_note: Callable[[str], None] = lambda _line: None,
+    lost_after: timedelta = LOST_AFTER,
 ) -> Iterator[Snapshot]:
     """Snapshots, one every `interval` seconds, until nothing more will happen by itself.
 
     That is: every experiment is at its end and the group is gone; or there is no group and so
     nothing that could go on. An empty group that the last runner could not remove is removed.
     An interruption of the cloud is waited out, for as long as the caller looks on.
+
+    What died without a word is marked and signalled as lost, five minutes after its last one, and
+    the sweep's end is signalled where no runner is left to do it (`finishing`).
 
     Args:
         name: The sweep's.
@@ -128,9 +134,32 @@ def watch(
         interval: Seconds.
         stop: Set it to end the watch early.
         on_trouble: Told each time that the cloud did not answer.
+        on_note: Told what was found lost, and what could not be signalled.
+        lost_after: How long a silence makes an experiment without a VM lost.
     """
     stop = stop or threading.Event()
     looking = SweepWatch(name, clients, bucket=bucket)
+    announcer = Announcer(
+        clients, looking.bucket, looking.manifest, lost_after=lost_after, say=on_note
+    )
+    try:
+        yield from _watch(
+            looking, clients, announcer, interval=interval, stop=stop, on_trouble=on_trouble
+        )
+    finally:
+        announcer.close(wait=False)
+
+
+def _watch(
+    looking: SweepWatch,
+    clients: Clients,
+    announcer: Announcer,
+    *,
+    interval: float,
+    stop: threading.Event,
+    on_trouble: Callable[[Unavailable], None],
+) -> Iterator[Snapshot]:
+    name = looking.manifest.sweep
     while not stop.is_set():
         try:
             seen = looking.refresh()
@@ -139,8 +168,10 @@ def watch(
             stop.wait(interval)
             continue
         yield seen
-        if is_over(seen):
+        if is_over(seen) and not announcer.awaits_lost(seen):
+            announcer.finish(seen)
             return
+        announcer.look(seen)
         if seen.group_exists and seen.is_final and not any(row.member for row in seen.rows):
             try:
                 groups.delete_group(clients, name, zone=looking.manifest.zone)
@@ -236,6 +267,9 @@ def cancel(
         )
 
     on_step(f"marking {len(unfinished)} unfinished experiments as cancelled")
+    if unfinished:
+        # Before the records: nobody is to find all of them final, and signal the sweep's end.
+        mark_cancelled(clients, looking.bucket, looking.manifest)
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(mark, unfinished))
     return looking.refresh()

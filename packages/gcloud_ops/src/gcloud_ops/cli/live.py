@@ -49,6 +49,9 @@ class Display(Protocol):
     def trouble(self, error: Unavailable) -> None:
         """The cloud did not answer; the watch goes on."""
 
+    def noted(self, line: str) -> None:
+        """The watch has found something lost, or could not signal an end."""
+
 
 def display(total: int) -> AbstractContextManager[Display]:
     """The display that fits standard error: a live picture on a terminal, else lines.
@@ -104,6 +107,7 @@ def launch_and_watch(
         bucket=planned.bucket,
         stop=launching.given_up,
         on_trouble=showing.trouble,
+        on_note=showing.noted,
     ):
         showing.seen(seen)
         last = seen
@@ -118,7 +122,9 @@ def watch(name: str, clients: Clients, *, showing: Display, bucket: str | None =
     Raises:
         NotFound: There is no such sweep.
     """
-    for seen in sweeps.watch(name, clients, bucket=bucket, on_trouble=showing.trouble):
+    for seen in sweeps.watch(
+        name, clients, bucket=bucket, on_trouble=showing.trouble, on_note=showing.noted
+    ):
         showing.seen(seen)
         last = seen
     return last
@@ -244,6 +250,9 @@ class _Lines:
         if not self._in_trouble:
             say(f"the cloud does not answer, waiting: {one_line(error.message)}")
         self._in_trouble = True
+
+    def noted(self, line: str) -> None:
+        say(line)
 
 
 def row_line(row: Observation) -> str:
@@ -403,6 +412,9 @@ class _Screen:
 
     def trouble(self, error: Unavailable) -> None:
         self._trouble = f"the cloud does not answer, waiting: {one_line(error.message)}"
+
+    def noted(self, line: str) -> None:
+        self.remarks.append(line)
 
     def picture(self) -> "RenderableType":
         from rich.console import Group

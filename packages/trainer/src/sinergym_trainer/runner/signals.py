@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import batched
 from typing import Any
 
@@ -74,10 +74,7 @@ def duration(begin: datetime | None, end: datetime | None) -> str:
     """Return a time as people say it, such as `1 h 12 min`; "" when it is not known."""
     if begin is None or end is None:
         return ""
-    try:
-        seconds = max(0, round((end - begin) / timedelta(seconds=1)))
-    except TypeError:  # one of them says no time zone
-        return ""
+    seconds = max(0, round((end - begin) / timedelta(seconds=1)))
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
     if minutes < 1:
         return f"{seconds} s"
@@ -249,9 +246,10 @@ def _number(value: object) -> float | None:
 
 def _time(value: object) -> datetime | None:
     try:
-        return datetime.fromisoformat(value) if isinstance(value, str) else None
+        found = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
+    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
 
 
 def _printable(value: object) -> str:
