@@ -15,7 +15,7 @@ that Sinergym wrote, its whole year.
 Two environments gain what is done beside each other: their simulation, and the choice of both
 actions in one pass. What SAC learns from a step of the vector costs the same as from one of a
 single environment; PPO learns from each timestep as often as before, in one process, and gains
-less: it does not keep its limit yet.
+less.
 """
 
 import contextlib
