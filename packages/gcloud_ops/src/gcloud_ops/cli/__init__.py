@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from cyclopts.exceptions import CycloptsError
 
+from gcloud_ops.cli.alerts import alerts
 from gcloud_ops.cli.app import PROGRAM, Session, app, split
 from gcloud_ops.cli.buckets import bucket
 from gcloud_ops.cli.instances import containers, instances, ssh_command
@@ -19,7 +20,7 @@ from gcloud_ops.cli.templates import template
 
 __all__ = ["main", "run"]
 
-for _sub in (template, sweep, instances, containers, bucket, local):
+for _sub in (template, sweep, instances, containers, bucket, alerts, local):
     app.command(_sub)
 app.command(ssh_command, name="ssh")
 

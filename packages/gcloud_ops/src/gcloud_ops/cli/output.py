@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gcloud_ops import errors
+from gcloud_ops.alerts import Channel, ChannelType, Incident, Policy
 from gcloud_ops.contract import SCHEMA, Progress, timestamp
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest
 from gcloud_ops.instances import SWEEP_LABEL
@@ -32,9 +33,13 @@ from gcloud_ops.templates import Template
 from gcloud_ops.text import clean, one_line
 
 __all__ = [
+    "CHANNELS",
+    "CHANNEL_TYPES",
     "CONTAINERS",
     "ENTRIES",
+    "INCIDENTS",
     "INSTANCES",
+    "POLICIES",
     "ROWS",
     "SWEEPS",
     "TEMPLATES",
@@ -268,6 +273,37 @@ CONTAINERS: Columns[Container] = Columns(
 ENTRIES: Columns[Entry] = Columns(
     ("SIZE", "AGE", "NAME"),
     lambda it: ("" if it.is_folder else it.size, it.updated, it.name),
+)
+
+CHANNEL_TYPES: Columns[ChannelType] = Columns(
+    ("TYPE", "LABELS", "WHAT"),
+    lambda it: (it.type, ", ".join(it.labels), it.name),
+)
+
+CHANNELS: Columns[Channel] = Columns(
+    ("ID", "TYPE", "ADDRESS", "NAME", "STATE"),
+    lambda it: (
+        it.id,
+        it.type,
+        it.address,
+        it.display_name,
+        ("unverified" if it.is_unverified else "works") if it.enabled else "disabled",
+    ),
+)
+
+POLICIES: Columns[Policy] = Columns(
+    ("POLICY", "STATE", "CHANNELS", "CHANGE"),
+    lambda it: (
+        it.which,
+        "enabled" if it.enabled else "disabled",
+        ", ".join(name.rpartition("/")[2] for name in it.channels),
+        it.change,
+    ),
+)
+
+INCIDENTS: Columns[Incident] = Columns(
+    ("AGE", "POLICY", "SWEEP", "EXPERIMENT", "STATUS", "STATE"),
+    lambda it: (it.opened, it.policy, it.sweep, it.experiment, it.status, it.state),
 )
 
 ROWS: Columns[Observation] = Columns(

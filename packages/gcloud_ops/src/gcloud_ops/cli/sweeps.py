@@ -33,6 +33,8 @@ def sweep_launch(
     pull: Path | None = None,
     yes: Yes = False,
     patience: float | None = None,
+    alert: Annotated[list[str], REPEATED] = [],  # noqa: B006 (cyclopts only reads it)
+    alert_each: Annotated[bool | None, Parameter(show_default=False)] = None,
     session: GivenSession,
 ) -> int:
     """Launch a sweep: an instance for each experiment, its command into its container.
@@ -50,9 +52,14 @@ def sweep_launch(
         pull: Download the results to PULL/SWEEP at the end; implies --watch.
         yes: Don't ask.
         patience: Seconds to wait while nothing moves. [1800]
+        alert: Tell this address how it ends: an e-mail address, a webhook's URL, or a channel of
+            `alerts channels list`; may be repeated.
+        alert_each: Announce each experiment, not only failures and the sweep's end. [up to 20
+            experiments]
     """
     from gcloud_ops import launching
     from gcloud_ops.cli import live, output
+    from gcloud_ops.cli.alerts import ensure_alerts, prepare_alerts
 
     described = _describe(session, file, name, command, new_name=new_name)
     described = replace(
@@ -60,7 +67,9 @@ def sweep_launch(
         template=template or described.template,
         zone=session.common.zone or described.zone,
         bucket=session.common.bucket or described.bucket,
+        alert_each=described.alert_each if alert_each is None else alert_each,
     )
+    to = prepare_alerts(session, alert)
     planned = launching.plan(described, session.clients)
     live.tell_plan(planned)
     _tell_tracking_server(session)
@@ -68,6 +77,7 @@ def sweep_launch(
         question = f"Launch {planned.instances} instances on Google Cloud?"
         if not output.confirm(question, yes=yes):
             return output.ExitCode.USAGE
+    ensure_alerts(session, to, planned.sweep)
     wait = launching.PATIENCE if patience is None else patience
     try:
         if watch or pull is not None:
