@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Cloud:
         self.removed_by_another = False
         self.forbidden = False
         self.group_size: int | None = 1
+        self.members: list[dict[str, str]] = []
         self.preempted = "FALSE"
         self._generation = 1000
         self._operations: dict[str, float] = {}
@@ -79,13 +81,22 @@ class Cloud:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
-    def put(self, name: str, content: bytes, metadata: dict[str, str] | None = None) -> None:
+    def put(
+        self,
+        name: str,
+        content: bytes,
+        metadata: dict[str, str] | None = None,
+        *,
+        seconds_ago: float = 0,
+    ) -> None:
         """Put an object in, as another client of the bucket would."""
         self._generation += 1
+        stored = datetime.now(UTC) - timedelta(seconds=seconds_ago)
         self.objects[name] = {
             "generation": self._generation,
             "content": content,
             "metadata": metadata or {},
+            "stored": stored.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         }
 
     def record(self, experiment: str = "quick-0001") -> dict[str, Any]:
@@ -119,6 +130,15 @@ class Cloud:
             await asyncio.sleep(self.upload_seconds)
             self._at_once -= 1
             return self._upload(request, body)
+        if path == "/storage/v1/b/bucket/o":
+            prefix = request.query.get("prefix", "")
+            names = [name for name in sorted(self.objects) if name.startswith(prefix)]
+            return web.json_response(
+                {
+                    "kind": "storage#objects",
+                    "items": [_resource(name, self.objects[name]) for name in names],
+                }
+            )
         name = path.partition("/b/bucket/o/")[2]
         found = self.objects.get(name)
         if found is None:
@@ -189,6 +209,8 @@ class Cloud:
         self.request_ids.append(request.query.get("requestId"))
         if self.group_size is None and "/instanceGroupManagers/" in path:
             return _error(404, "notFound", "The resource was not found")
+        if path.endswith("/listManagedInstances"):
+            return web.json_response({"managedInstances": self.members})
         if path.endswith("/deleteInstances"):
             self._loop.call_later(0.05, self._shrink)
             return self._operation(0.08)
@@ -382,6 +404,8 @@ def _resource(name: str, found: dict[str, Any]) -> dict[str, Any]:
         "bucket": "bucket",
         "generation": str(found["generation"]),
         "metageneration": "1",
+        "timeCreated": found["stored"],
+        "updated": found["stored"],
         "size": str(len(found["content"])),
         "crc32c": _checksum(found["content"]),
         "metadata": found["metadata"],

@@ -18,11 +18,11 @@ from typing import Any
 from sinergym_trainer.errors import one_line
 from sinergym_trainer.runner.compute import Compute, Refused
 from sinergym_trainer.runner.record import (
-    FINAL,
     SCHEMA,
     Json,
     RecordRefused,
     fit_metadata,
+    is_final,
     parse_record,
     timestamp,
 )
@@ -76,7 +76,17 @@ class Seen:
     @property
     def is_final(self) -> bool:
         """Whether the experiment has ended."""
-        return self.record is not None and self.record.get("state") in FINAL
+        return self.record is not None and is_final(self.record)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Object:
+    """An object in the bucket: its content, and when it was made and stored."""
+
+    content: bytes
+    generation: int
+    made: datetime
+    stored: datetime
 
 
 def find_lost(
@@ -223,25 +233,25 @@ class Finishing:
         found = self._read(f"{self._me.sweep}/sweep.json")
         if found is None:
             return None
-        content, blob = found
-        manifest = json.loads(content)
+        manifest = json.loads(found.content)
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
             raise ValueError("the manifest is not of schema 1")
-        return manifest, blob.time_created
+        return manifest, found.made
 
-    def _read(self, name: str) -> tuple[bytes, Any] | None:
+    def _read(self, name: str) -> _Object | None:
         for _ in range(_TRIES):
             blob = self._bucket().get_blob(name, **_CALL)
             if blob is None:
                 return None
-            generation = int(blob.generation)
+            generation = int(blob.generation)  # the download may forget it
+            made, stored = blob.time_created, blob.updated
             try:
                 content = blob.download_as_bytes(if_generation_match=generation, **_CALL)
             except Exception as error:
                 if getattr(error, "code", None) in {404, 412}:  # replaced in between
                     continue
                 raise
-            return content, blob
+            return _Object(content=content, generation=generation, made=made, stored=stored)
         raise ConnectionError(f"{name} changes faster than it can be read")
 
     def _replace(self, name: str, content: Json, *, generation: int, record: bool) -> bool:
@@ -274,7 +284,7 @@ class Finishing:
             experiment = blob.name.removeprefix(prefix).removesuffix(".json")
             text = (blob.metadata or {}).get("record")
             if text is None and (read := self._read(blob.name)) is not None:
-                text = read[0]
+                text = read.content
             found[experiment] = Seen(
                 experiment=experiment,
                 record=_parsed(text) if text is not None else None,
@@ -351,12 +361,12 @@ class Finishing:
         name = f"{self._me.sweep}/records/{one.experiment}.json"
         if one.record is not None:
             found = self._read(name)
-            if found is None or int(found[1].generation) != one.generation:
+            if found is None or found.generation != one.generation:
                 return None
             # The whole of it: what the listing shows may be shortened.
             one = Seen(
                 experiment=one.experiment,
-                record=parse_record(found[0]),
+                record=parse_record(found.content),
                 generation=one.generation,
             )
         record = lost_record(one, self._me.sweep, command, now=timestamp())
@@ -397,12 +407,10 @@ class Finishing:
             found = self._read(name)
             if found is None:
                 return None
-            content, blob = found
-            there = json.loads(content)
-            generation = int(blob.generation)
+            there, generation = json.loads(found.content), found.generation
             if there == marker:  # also when the answer to our own writing got lost
                 return generation
-            if not is_open(there, marker, age=now - blob.updated):
+            if not is_open(there, marker, age=now - found.stored):
                 return None
         return None
 

@@ -107,6 +107,12 @@ def parse_record(content: bytes | str) -> Json:
     return found
 
 
+def is_final(found: Mapping[str, Any]) -> bool:
+    """Say whether a record, which anybody may have written, is of an experiment that has ended."""
+    state = found.get("state")
+    return isinstance(state, str) and state in FINAL
+
+
 def claim(found: Json | None, draft: Record, *, now: str) -> Record | None:
     """Return the record that claims the next attempt, or None when the experiment has ended.
 

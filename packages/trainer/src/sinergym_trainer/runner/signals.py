@@ -15,7 +15,7 @@ from itertools import batched
 from typing import Any
 
 from sinergym_trainer.errors import one_line
-from sinergym_trainer.runner.record import FINAL, Json
+from sinergym_trainer.runner.record import Json, is_final
 
 EXPERIMENT_FINISHED = "custom.googleapis.com/sinergym/experiment_finished"
 SWEEP_FINISHED = "custom.googleapis.com/sinergym/sweep_finished"
@@ -44,7 +44,7 @@ def experiment_labels(record: Mapping[str, Any], *, each: bool) -> dict[str, str
         "sweep": str(record.get("sweep")),
         "experiment": str(record.get("experiment")),
         "status": status,
-        "kind": str(end.get("kind") or ""),
+        "kind": _printable(end.get("kind")),
         "notify": "each" if each else "sweep",
         "duration": duration(_time(record.get("started")), _time(record.get("ended"))),
         "mean_reward": reward(_mapping(record.get("progress")).get("mean_reward")),
@@ -227,7 +227,7 @@ def _advice(error: Exception) -> str | None:
 
 def _status(record: Mapping[str, Any], end: Mapping[str, Any]) -> str | None:
     state = record.get("state")
-    if state not in FINAL or state == "cancelled":
+    if not is_final(record) or state == "cancelled":
         return None
     if state == "finished":
         return "finished"
