@@ -26,8 +26,9 @@ APPLICATION = "gcloud-ops"
 CLOUD_ENVIRONMENT = {
     "project": ("GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT"),
     "zone": ("CLOUDSDK_COMPUTE_ZONE",),
+    "monitoring_endpoint": ("MONITORING_EMULATOR_HOST",),
 }
-"""Variables of gcloud and of Google's libraries that we read after our own."""
+"""Variables of gcloud, of Google's libraries and emulators that we read after our own."""
 
 _ZONE = re.compile(r"[a-z]+-[a-z]+[0-9]+-[a-z]")
 _PROJECT = re.compile(r"(?:[a-z][-a-z0-9.]{0,60}:)?[a-z][-a-z0-9]{0,61}[a-z0-9]")
@@ -78,7 +79,8 @@ class Settings:
     endpoint: str | None = None
     """Another cloud than Google's, such as `http://127.0.0.1:8080`; None: Google Cloud."""
     monitoring_endpoint: str | None = None
-    """Where the cloud at `endpoint` has its Cloud Monitoring: gRPC, such as `127.0.0.1:8081`."""
+    """Where the cloud at `endpoint` has its Cloud Monitoring: gRPC, such as `127.0.0.1:8081`.
+    Also read from `MONITORING_EMULATOR_HOST`."""
     ssh_port: int = 22
     """Port of the instances' SSH servers."""
     ssh_user: str = field(default_factory=_login_user)

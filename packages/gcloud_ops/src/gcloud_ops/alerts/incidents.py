@@ -1,7 +1,7 @@
 """Incidents: what Monitoring has noticed. And a real signal, to see that it arrives.
 
 References: `projects.alerts` of Monitoring's v3 (REST; its Python client has no such method),
-https://cloud.google.com/monitoring/custom-metrics/creating-metrics#writing-ts
+https://cloud.google.com/monitoring/api/ref_v3/rest/v3/projects.alerts
 """
 
 import time
@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from gcloud_ops.alerts import wanted
 from gcloud_ops.alerts.policies import Policy, find_policy, list_policies
-from gcloud_ops.clients import CALL_TIMEOUT, Clients, translate
+from gcloud_ops.clients import Clients
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, Unavailable
+from gcloud_ops.signals import EXPERIMENT_FINISHED, write_points
 from gcloud_ops.text import clean
 
 __all__ = ["TEST_SWEEP", "Incident", "Signal", "await_incident", "list_incidents", "signal"]
@@ -125,20 +126,7 @@ def signal(clients: Clients) -> Signal:
         duration="0 s",
         hint="a test of `gcloud-ops alerts test`: nothing has run",
     )
-    request = {
-        "name": f"projects/{clients.project}",
-        "time_series": [
-            {
-                "metric": {"type": wanted.EXPERIMENT_FINISHED, "labels": labels},
-                "resource": {"type": "global", "labels": {"project_id": clients.project}},
-                "points": [{"interval": {"end_time": now}, "value": {"int64_value": 1}}],
-            }
-        ],
-    }
-    with translate(f"metric {wanted.EXPERIMENT_FINISHED}"):
-        clients.monitoring("MetricServiceClient").create_time_series(
-            request=request, retry=None, timeout=CALL_TIMEOUT
-        )
+    write_points(clients, EXPERIMENT_FINISHED, [labels])
     return Signal(experiment=experiment, written=now, policy=policy)
 
 

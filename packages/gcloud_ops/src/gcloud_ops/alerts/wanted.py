@@ -13,21 +13,18 @@ https://cloud.google.com/monitoring/alerts/doc-variables
 from collections.abc import Mapping
 from typing import Any, Final
 
+from gcloud_ops.signals import EXPERIMENT_FINISHED, SWEEP_FINISHED
+
 __all__ = [
     "EACH_LABEL",
-    "EXPERIMENT_FINISHED",
     "MADE_BY",
     "METRICS",
-    "SWEEP_FINISHED",
     "WHICH_LABEL",
     "experiment_labels",
     "policies",
 ]
 
 type Json = dict[str, Any]
-
-EXPERIMENT_FINISHED: Final = "custom.googleapis.com/sinergym/experiment_finished"
-SWEEP_FINISHED: Final = "custom.googleapis.com/sinergym/sweep_finished"
 
 MADE_BY: Final = {"made-by": "gcloud-ops"}
 """User label of all that we make."""
