@@ -57,6 +57,10 @@ class Fault:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+class Cut(ConnectionResetError):
+    """The connection shall be cut instead of an answer."""
+
+
 class Faults:
     """The faults that wait for their calls, and the number of calls by method."""
 
@@ -105,22 +109,55 @@ class Faults:
         except GoogleError as error:
             return error.to_response()
 
+    async def around[T](
+        self, method: str, subject: str, carry_out: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Count a call that comes by another way than the middleware's, or let a fault have it.
+
+        Args:
+            method: Google's name of it.
+            subject: What `Fault.match` is looked for in.
+            carry_out: What does it.
+
+        Raises:
+            GoogleError: What the fault answers.
+            Cut: The fault cuts the connection.
+        """
+        self.calls[method] += 1
+        self.last_call = time.monotonic()
+        return await self._carry_out(method, subject, carry_out)
+
     async def _answer(self, method: str, request: web.Request, route: Route) -> web.StreamResponse:
-        fault = self._take(method, str(request.rel_url))
-        if fault is None:
+        carried_out = False
+
+        async def carry_out() -> web.StreamResponse:
+            nonlocal carried_out
+            carried_out = True
             return await route(request)
+
+        try:
+            return await self._carry_out(method, str(request.rel_url), carry_out)
+        except (GoogleError, Cut) as error:
+            if not carried_out:
+                await request.read()
+            if isinstance(error, Cut) and request.transport is not None:
+                request.transport.abort()
+            raise
+
+    async def _carry_out[T](
+        self, method: str, subject: str, carry_out: Callable[[], Awaitable[T]]
+    ) -> T:
+        fault = self._take(method, subject)
+        if fault is None:
+            return await carry_out()
         if fault.delay:
             await asyncio.sleep(fault.delay)
         if fault.after:
-            await route(request)
-        else:
-            await request.read()
+            await carry_out()
         if fault.status == 0:
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError("cut by a fault")
+            raise Cut("cut by a fault")
         if fault.status == 200:
-            return await route(request)
+            return await carry_out()
         reason = fault.reason or _REASONS.get(fault.status, "backendError")
         raise GoogleError(
             fault.status,

@@ -47,6 +47,7 @@ from gcp_emulator.docker.words import manifest_unknown, parse_program
 from gcp_emulator.faults import Faults
 from gcp_emulator.guest.vm import Vm, VmSpec
 from gcp_emulator.iam.api import Iam
+from gcp_emulator.monitoring.api import Monitoring
 from gcp_emulator.network.entrances import Entrance, Entrances
 from gcp_emulator.network.ports import opened
 from gcp_emulator.replies import GoogleError, Json
@@ -88,6 +89,7 @@ class LocalCloud:
         operation_seconds: How long the shortest operation takes.
         repair_seconds: How soon a group sees that an instance of its is gone.
         database_seconds: How long Cloud SQL takes to make an instance, at the least.
+        descriptor_seconds: How long Cloud Monitoring takes until policies can use a new metric.
         grace_seconds: What containers have to end when their instance is deleted.
         images: Programs that are the entry points of images, by the last part of the image's name
             (``{"mlflow-server": "mlflow-infra-server"}``); other images have the engine's.
@@ -114,6 +116,7 @@ class LocalCloud:
         operation_seconds: float = 0.05,
         repair_seconds: float = 1.0,
         database_seconds: float = 1.0,
+        descriptor_seconds: float = 0.0,
         grace_seconds: float = 30.0,
         images: Mapping[str, str] | None = None,
         make_machine: MakeMachine | None = None,
@@ -177,12 +180,26 @@ class LocalCloud:
             create_seconds=database_seconds,
             operation_seconds=operation_seconds,
         )
+        self._monitoring = Monitoring(
+            folder,
+            project=project,
+            number=self.state.project_number,
+            iam=self.iam,
+            faults=self.faults,
+            descriptor_seconds=descriptor_seconds,
+        )
+        self._grpc_port = 0
         self._stack = contextlib.AsyncExitStack()
 
     @property
     def endpoint(self) -> str:
         """``http://127.0.0.1:PORT``, once started."""
         return f"http://{self._host}:{self._port}"
+
+    @property
+    def grpc_endpoint(self) -> str:
+        """``127.0.0.1:PORT``, where Cloud Monitoring speaks gRPC, once started."""
+        return f"{self._host}:{self._grpc_port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -193,6 +210,8 @@ class LocalCloud:
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": f"{self.endpoint}/",
             # As the real cloud-sql-proxy takes its option --sqladmin-api-endpoint.
             "CSQL_PROXY_SQLADMIN_API_ENDPOINT": f"{self.endpoint}/",
+            # In the form of Google's own emulators; gRPC without TLS.
+            "MONITORING_EMULATOR_HOST": self.grpc_endpoint,
         }
 
     @property
@@ -228,6 +247,7 @@ class LocalCloud:
         self.iam.on_deleted(storage.rename_member)
         storage.add_routes(app)
         self._sql.add_routes(app)
+        self._monitoring.add_routes(app)
         control = Control(
             self.state,
             self.lifecycle,
@@ -243,6 +263,8 @@ class LocalCloud:
             stack.push_async_callback(storage.close)
             stack.push_async_callback(self._sql.close)
             await self._sql.start()
+            stack.push_async_callback(self._monitoring.close)
+            self._grpc_port = await self._monitoring.start(self._host)
             await self._metadata.start()
             stack.push_async_callback(self._metadata.stop)
             await runner.setup()
@@ -340,6 +362,7 @@ class LocalCloud:
             "id": self.id,
             "pid": os.getpid(),
             "endpoint": self.endpoint,
+            "grpc_endpoint": self.grpc_endpoint,
             "project": self.state.project,
             "zone": self.state.zone,
             "engine": self.engine,

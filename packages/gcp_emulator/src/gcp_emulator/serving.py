@@ -2,7 +2,7 @@
 
 ``cloud.json`` in the folder tells where the cloud is, while it is::
 
-    {"id", "pid", "endpoint", "ssh_port", "project", "zone", "engine", "started",
+    {"id", "pid", "endpoint", "grpc_endpoint", "ssh_port", "project", "zone", "engine", "started",
      "companions": {"mlflow": {"url": "http://127.0.0.1:PORT", "pid": 123}}}
 
 A lock on ``lock`` says whether it still is: the kernel frees it however the process ends.
@@ -36,6 +36,7 @@ _OWN = (
     "iam",
     "buckets",
     "sql",
+    "monitoring",
     "vms",
     "companions",
     "cloud.json",
@@ -126,6 +127,7 @@ def exports(known: dict[str, Any]) -> dict[str, str]:
         "STORAGE_EMULATOR_HOST": endpoint,
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{endpoint}/compute/v1/",
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": f"{endpoint}/",
+        "MONITORING_EMULATOR_HOST": known["grpc_endpoint"],
         "GCLOUD_OPS_ENDPOINT": endpoint,
         "GCLOUD_OPS_PROJECT": known["project"],
         "GCLOUD_OPS_ZONE": known["zone"],
@@ -293,6 +295,7 @@ def _known(cloud: "LocalCloud") -> dict[str, Any]:
         "id": cloud.id,
         "pid": os.getpid(),
         "endpoint": cloud.endpoint,
+        "grpc_endpoint": cloud.grpc_endpoint,
         "ssh_port": cloud.ssh_port,
         "project": cloud.state.project,
         "zone": cloud.state.zone,

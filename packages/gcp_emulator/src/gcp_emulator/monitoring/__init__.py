@@ -1,0 +1,1 @@
+"""Cloud Monitoring v3: metrics, alert policies, notification channels, what comes of them."""
