@@ -10,18 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.clouds import ROOT
 
-from gcloud_ops import instances, launching, startup, tracking
+from gcloud_ops import finishing, instances, launching, startup, tracking
+from gcloud_ops import signals as seen_signals
+from gcloud_ops.alerts import wanted as wanted_alerts
 from gcloud_ops.contract import Dispatch, Experiment, Manifest
 from gcloud_ops.contract import Record as SeenRecord
 from gcloud_ops.errors import InvalidRequest
 from gcloud_ops.model import ExperimentStatus, Member, status_of
 from mlflow_infra import wanted
-from sinergym_trainer.runner import credentials
+from sinergym_trainer.runner import credentials, signals
+from sinergym_trainer.runner import finishing as runner_finishing
 from sinergym_trainer.runner.record import (
     Exit,
     Record,
     boot_command,
     claim,
+    is_final,
     metadata_of,
     parse_record,
 )
@@ -120,14 +124,157 @@ def test_the_runner_reads_the_launchers_manifest(dispatch: Dispatch) -> None:
 def test_examples_of_the_page_are_read_by_the_code() -> None:
     """The JSON that the page shows is a manifest and a record to both sides."""
     blocks = re.findall(r"^    (\{\"schema\": 1.*?\})\n\n", CONTRACT, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 2, "one manifest, one record"
-    manifest, record = (block.replace('"..."', '"2026-11-22T10:00:00Z"') for block in blocks)
+    assert len(blocks) == 3, "a manifest, a record, a marker"
+    manifest, record, marker = (
+        block.replace('"..."', '"2026-11-22T10:00:00Z"') for block in blocks
+    )
 
     assert Manifest.from_json(manifest).experiments[0].id == "quick-0001"
+    assert Manifest.from_json(manifest).alert_each
+    assert json.loads(marker).keys() == marker_members()
     assert parse_record(record.encode())["state"] == "running"
     seen = SeenRecord.from_json(record)
     assert seen.progress.fraction == 0.5
     assert seen.mlflow_url
+
+
+def marker_members() -> set[str]:
+    """The members of a sweep's marker, as the launcher writes it."""
+    return {*finishing._marker_of(MANIFEST, "finished"), "written", "labels"}
+
+
+MANIFEST = Manifest(
+    sweep="quick",
+    created=NOW,
+    project="local",
+    zone="europe-west1-b",
+    template="t",
+    dispatch=Dispatch.SSH,
+    launcher={},
+    experiments=(Experiment(id="quick-0001", command="true"),),
+    alert_each=True,
+)
+
+
+def test_the_metrics_and_their_labels_are_those_of_the_page() -> None:
+    """Runner, launcher, policies and page mean the same two metrics."""
+    rows = re.findall(r"^\| `(custom\.googleapis\.com/\S+)` \| (.+) \|$", CONTRACT, re.MULTILINE)
+    named = {metric: re.findall(r"`(\w+)`", labels) for metric, labels in rows}
+    ended = SeenRecord(experiment="quick-0001", attempt=1, state="finished")
+
+    assert list(named) == [signals.EXPERIMENT_FINISHED, signals.SWEEP_FINISHED]
+    assert list(named) == [seen_signals.EXPERIMENT_FINISHED, seen_signals.SWEEP_FINISHED]
+    assert list(named) == [wanted_alerts.EXPERIMENT_FINISHED, wanted_alerts.SWEEP_FINISHED]
+    for_experiment, for_sweep = named.values()
+    assert list(seen_signals.experiment_labels(MANIFEST, ended) or {}) == for_experiment
+    assert list(seen_signals.sweep_labels(MANIFEST, [ended])) == for_sweep
+
+
+times = st.none() | st.integers(0, 400_000).map(
+    lambda seconds: (NOW + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+)
+
+
+@given(
+    st.sampled_from(STATES),
+    st.sampled_from(["ok", "error", "lost", "dispatch"]),
+    times,
+    times,
+    st.floats(allow_nan=False, allow_infinity=False, width=32) | st.none() | st.integers(-9, 9),
+    texts,
+    st.booleans(),
+)
+def test_both_sides_say_an_end_in_the_same_words(  # noqa: PLR0917 (all that is in a label)
+    state: str,
+    kind: str,
+    started: str | None,
+    ended: str | None,
+    mean: float | None,
+    hint: str,
+    each: bool,  # noqa: FBT001
+) -> None:
+    """Whoever signals: so a repeated signal is of the same series."""
+    record = {
+        "schema": 1,
+        "sweep": "quick",
+        "experiment": "quick-0001",
+        "attempt": 1,
+        "state": state,
+        "started": started,
+        "ended": ended,
+        "progress": {"mean_reward": mean},
+        "exit": {"code": 1, "signal": None, "kind": kind, "hint": hint},
+    }
+    seen = SeenRecord.from_json(json.dumps(record))
+    manifest = replace(MANIFEST, alert_each=each)
+
+    ours = seen_signals.experiment_labels(manifest, seen)
+    assert signals.experiment_labels(record, each=each) == ours
+    if is_final(record):
+        whole = signals.sweep_labels(json.loads(manifest.to_json()), [record])
+        assert whole == seen_signals.sweep_labels(manifest, [seen])
+
+
+@given(
+    st.none()
+    | st.tuples(
+        st.sampled_from([*sorted(runner_finishing.RETURNING), "NONE", "DELETING", "ABANDONING"]),
+        st.sampled_from(["", "RUNNING", "STOPPING", "TERMINATED", "SUSPENDED"]),
+    ),
+    st.none() | st.floats(0, 60),
+    st.floats(0, 60),
+)
+def test_both_sides_agree_on_who_is_lost(
+    member: tuple[str, str] | None, silent: float | None, age: float
+) -> None:
+    """By the group's word and the bucket's clock."""
+    stored = NOW - timedelta(minutes=silent) if silent is not None else None
+    made = NOW - timedelta(minutes=age)
+    record = {"schema": 1, "experiment": "quick-0001", "attempt": 1, "state": "running"}
+    runners = runner_finishing.find_lost(
+        {
+            "quick-0001": runner_finishing.Seen(
+                experiment="quick-0001", record=record if stored else None, stored=stored
+            )
+        },
+        {"quick-0001": member} if member else {},
+        made=made,
+        now=NOW,
+        lost_after=timedelta(seconds=runner_finishing.LOST_AFTER),
+    )
+    other = SeenRecord(experiment="quick-0009", attempt=1, state="finished")
+    ours = finishing.find_lost(
+        MANIFEST,
+        {"quick-0001": Member(name="quick-0001", action=member[0], status=member[1])}
+        if member
+        else {},
+        {
+            "quick-0009": other,
+            **(
+                {"quick-0001": SeenRecord.from_json(json.dumps(record), stored=stored)}
+                if stored
+                else {}
+            ),
+        },
+        made=made,
+        now=NOW,
+    )
+
+    assert [one.experiment for one in runners] == [one.id for one in ours]
+
+
+def test_what_the_runner_marks_as_lost_is_lost_to_the_launcher() -> None:
+    """Its record has the kind that the page names, and is final."""
+    one = runner_finishing.Seen(experiment="quick-0001", record=None)
+    record = runner_finishing.lost_record(one, "quick", "true", now="2026-11-22T10:00:00Z")
+    seen = SeenRecord.from_json(json.dumps(record))
+
+    assert "`lost`" in CONTRACT
+    assert seen.is_final
+    assert status_of(None, seen, now=NOW, group_exists=True)[0] is ExperimentStatus.LOST
+    assert marker_members() == {
+        "schema", "sweep", "created", "status", "by", "found", "written", "labels",
+    }  # fmt: skip
 
 
 def test_metadata_keys_are_those_of_the_page() -> None:
