@@ -191,7 +191,7 @@ def test_both_sides_say_an_end_in_the_same_words(  # noqa: PLR0917 (all that is 
     ended: str | None,
     mean: float | None,
     hint: str,
-    each: bool,  # noqa: FBT001
+    each: bool,
 ) -> None:
     """Whoever signals: so a repeated signal is of the same series."""
     record = {
