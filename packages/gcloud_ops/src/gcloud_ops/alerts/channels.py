@@ -256,8 +256,9 @@ def add_channel(
     if both := given.keys() & hidden.keys():
         raise InvalidRequest(f"label {min(both)}: given twice, as a label and as a secret")
     main = main_label(type)
-    if main in given:
-        given[main] = check_address(type, given[main], google=google)
+    for values in (given, hidden):
+        if main in values:
+            values[main] = check_address(type, values[main], google=google)
     if missing := [
         key
         for key in (*filter(None, [main]), *known_secrets(type))
@@ -269,12 +270,12 @@ def add_channel(
             hint=f"labels of this type: {', '.join(described.labels)}",
         )
     for one in _read_channels(clients):
-        if one.type_ == type and _is_same(one.labels, given):
+        if one.type_ == type and _is_same(one.labels, given, hidden):
             if hidden:
                 _replace_labels(clients, one, {**given, **hidden})
             return _channel(one)
-    name = display_name or shown(given.get(main or "") or next(iter(given.values()), type))
-    return _create(clients, type, name, {**given, **hidden})
+    known = given.get(main or "") or hidden.get(main or "") or next(iter(given.values()), type)
+    return _create(clients, type, display_name or shown(known), {**given, **hidden})
 
 
 def send_code(clients: Clients, channel: Channel) -> None:
@@ -440,17 +441,20 @@ def _check_label(described: ChannelType, key: str) -> None:
     )
 
 
-def _is_same(found: Mapping[str, str], given: Mapping[str, str]) -> bool:
+def _is_same(
+    found: Mapping[str, str], given: Mapping[str, str], hidden: Mapping[str, str]
+) -> bool:
     """Whether a channel has the labels that were given; what it has besides doesn't matter.
 
-    What is sensitive comes back with asterisks in place of a part of it.
+    Of what is sensitive a part may come back, the rest as asterisks. Secrets count only where
+    there is nothing else: a new password doesn't make another channel.
     """
 
     def matches(key: str, value: str) -> bool:
         parts = re.split(r"\*{2,}", found.get(key, ""))
-        return bool(re.fullmatch(".*".join(map(re.escape, parts)), value))
+        return any(parts) and bool(re.fullmatch(".*".join(map(re.escape, parts)), value))
 
-    return all(matches(key, value) for key, value in given.items())
+    return all(matches(key, value) for key, value in (given or hidden).items())
 
 
 def _create(clients: Clients, type: str, name: str, labels: Mapping[str, str]) -> Channel:

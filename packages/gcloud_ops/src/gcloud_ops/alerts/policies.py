@@ -11,6 +11,7 @@ import difflib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -340,9 +341,11 @@ def _repair(
     clients: Clients, found: Any, policy: Json, channels: Sequence[str], on_step: Tell
 ) -> Policy:
     """Change what differs from what is wanted; channels are only added."""
-    current, target = _as_json(found), _as_json(_parsed(policy))
+    current, target = _as_json(found), deepcopy(policy)
     paths = [
-        path for key, path in _COMPARED.items() if not _holds(current.get(key), target.get(key))
+        path
+        for key, path in _COMPARED.items()
+        if key in target and not _holds(current.get(key), target[key])
     ]
     missing = [name for name in channels if name not in found.notification_channels]
     if missing:
@@ -350,7 +353,7 @@ def _repair(
     if not paths:
         return _policy(found)
     names = {one.display_name: one.name for one in found.conditions}
-    for condition in target.get("conditions", []):
+    for condition in target["conditions"]:
         if name := names.get(condition["displayName"]):
             condition["name"] = name  # it is changed, and keeps its incidents
     request = {
@@ -396,7 +399,8 @@ def _parsed(policy: Json) -> Any:
 def _as_json(policy: Any) -> Json:
     from google.protobuf.json_format import MessageToDict
 
-    found: Json = MessageToDict(type(policy).pb(policy))
+    # With the zeros and empty lists, which are wanted as much as anything.
+    found: Json = MessageToDict(type(policy).pb(policy), always_print_fields_with_no_presence=True)
     return found
 
 
@@ -412,7 +416,7 @@ def _holds(found: object, target: object) -> bool:
             and len(found) == len(target)
             and all(map(_holds, found, target))
         )
-    return target is None or found == target
+    return found == target
 
 
 def _refuse_unverified(channels: Sequence[Channel]) -> None:

@@ -161,10 +161,12 @@ def policies(project: str, *, each: bool, google: bool) -> dict[str, Json]:
 
 def _condition(name: str, filtered: str, *, by: tuple[str, ...] = ()) -> Json:
     """Any point at all opens an incident: for each series, or for each combination of `by`."""
-    aggregation: Json = {"alignmentPeriod": "60s", "perSeriesAligner": "ALIGN_MAX"}
-    if by:
-        aggregation["crossSeriesReducer"] = "REDUCE_SUM"
-        aggregation["groupByFields"] = [f"metric.label.{label}" for label in by]
+    aggregation = {
+        "alignmentPeriod": "60s",
+        "perSeriesAligner": "ALIGN_MAX",
+        "crossSeriesReducer": "REDUCE_SUM" if by else "REDUCE_NONE",
+        "groupByFields": [f"metric.label.{label}" for label in by],
+    }
     return {
         "displayName": name,
         "conditionThreshold": {

@@ -66,7 +66,7 @@ def channels_add(
 
     Args:
         type: Of the channel.
-        address: Where its messages go; - reads it from standard input, for a URL with a token.
+        address: Where its messages go; for a URL with a token in it, give --secret url instead.
         label: A label of this type, KEY=VALUE; may be repeated.
         secret: A label whose value is secret; may be repeated. Slack's auth_token and a
             webhook's password needn't be named.
@@ -80,8 +80,6 @@ def channels_add(
     labels = _pairs(label)
     if username is not None:
         labels["username"] = username
-    if address == "-":
-        address = _secret("address", prompt=f"Address of the {type} channel: ")
     if address is not None:  # before anybody is asked for a password
         check_address(type, address, google=session.settings.is_google)
     names = dict.fromkeys((*known_secrets(type), *secret))

@@ -1,0 +1,194 @@
+"""`gcloud-ops alerts` and `sweep launch --alert`, on a local cloud with Cloud Monitoring."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from gcloud_ops import alerts, bucket, cli, groups, objects, templates
+from gcloud_ops.cli.output import ExitCode
+from gcloud_ops.clients import Clients
+
+from .conftest import inert_cloud, settings_of
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+type Run = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
+    """A local cloud of this module's."""
+    folder = tmp_path_factory.mktemp("monitored")
+    with inert_cloud(folder) as about:
+        settings = settings_of(about, folder / "key")
+        settings = replace(settings, monitoring_endpoint=str(about["grpc_endpoint"]))
+        clients = Clients.connect(settings)
+        spec = templates.TemplateSpec(name="sinergym-template", image="docker.io/s/trainer:1")
+        templates.create_template(clients, spec)
+        yield clients
+
+
+@pytest.fixture
+def ops(
+    monitored: Clients, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Run a command line in this process, with this on standard input."""
+    settings = monitored.settings
+    for name in ("endpoint", "project", "zone", "ssh_key", "monitoring_endpoint"):
+        monkeypatch.setenv(f"GCLOUD_OPS_{name.upper()}", str(getattr(settings, name)))
+
+    def run(*arguments: str, given: str = "") -> Ended:
+        capsys.readouterr()
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        code = cli.run(arguments)
+        told = capsys.readouterr()
+        return Ended(code, told.out, told.err)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _removed(monitored: Clients) -> Iterator[None]:
+    """Policies, channels and groups of a test go with it."""
+    yield
+    alerts.remove_policies(monitored, print)
+    for one in alerts.list_channels(monitored):
+        alerts.remove_channel(monitored, one, used_by=lambda _: [], force=True)
+    for group in groups.list_groups(monitored):
+        groups.delete_group(monitored, group.name, wait=False)
+
+
+def json_of(ended: Ended) -> Any:
+    """What a command printed."""
+    assert ended.code == ExitCode.DONE, ended.err
+    return json.loads(ended.out)
+
+
+def test_a_password_comes_by_standard_input_or_environment(
+    ops: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not printed, in no form."""
+    words = ("alerts", "channels", "add", "webhook_basicauth", "https://example.org/x")
+    ended = ops(*words, "--username", "ana", given="hunter2-of-ana\n")
+    assert ended.code == ExitCode.DONE
+    monkeypatch.setenv("GCLOUD_OPS_SECRET_AUTH_TOKEN", "hunter2-of-slack")
+    slack = ops("alerts", "channels", "add", "slack", "#experiments", "--output", "json")
+    assert json_of(slack)[0]["labels"] == {"channel_name": "#experiments"}
+    listed = ops("alerts", "channels", "list", "--output", "json")
+    assert {one["type"] for one in json_of(listed)} == {"slack", "webhook_basicauth"}
+    for told in (ended, slack, listed, ops("alerts", "channels", "list")):
+        assert "hunter2" not in told.out + told.err
+
+
+def test_a_url_with_a_token_comes_by_standard_input(ops: Run) -> None:
+    """As it is a secret, too."""
+    words = ("alerts", "channels", "add", "webhook", "--secret", "url")
+    for _ in range(2):
+        ended = ops(*words, given="https://example.org/x?auth_token=hu\n")
+        assert ended.code == ExitCode.DONE
+    assert ops(*words, given="http://example.org/x?auth_token=hu\n").code == ExitCode.USAGE
+    assert len(json_of(ops("alerts", "channels", "list", "--output", "json"))) == 1
+    assert "https://example.org/x?..." in ended.out
+    assert "auth_token" not in ended.out + ended.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("email", "you@"), "'you@' is not an e-mail address"),
+        (("sms", "600"), "E.164"),
+        (("webhook", "http://example.org"), "use https"),
+        (("pubsub", "ended"), "is not a topic"),
+        (("emial", "you@example.org"), "did you mean email?"),
+        (("email", "--label", "adress=you@example.org"), "did you mean email_address?"),
+        (("email", "--label", "you"), "is not KEY=VALUE"),
+        (("slack", "#experiments"), "auth_token: none was given"),
+        (("email",), "needs email_address"),
+    ],
+)
+def test_what_cannot_be_added_is_explained_in_a_line(
+    ops: Run, monitored: Clients, words: tuple[str, ...], told: str
+) -> None:
+    """Nothing is made."""
+    ended = ops("alerts", "channels", "add", *words)
+    assert ended.code == ExitCode.USAGE
+    assert told in ended.err
+    assert ended.err.count("\n") == 1
+    assert alerts.list_channels(monitored) == []
+
+
+def test_from_setup_to_removal(ops: Run) -> None:
+    """Every command once."""
+    assert "webhook_basicauth" in ops("alerts", "channels", "types").out
+    made = ops("alerts", "policies", "setup", "--channel", "you@example.org")
+    assert made.code == ExitCode.DONE
+    assert "policy made: Sinergym: sweep finished" in made.err
+    (channel,) = json_of(ops("alerts", "channels", "list", "--output", "json"))
+    assert ops("alerts", "policies", "disable", "sweep-finished").code == ExitCode.DONE
+    states = {
+        one["which"]: one["enabled"]
+        for one in json_of(ops("alerts", "policies", "list", "--output", "json"))
+    }
+    assert len(states) == 5
+    assert not states.pop("sweep-finished")
+    assert all(states.values())
+    assert ops("alerts", "policies", "enable", "sweep-finished").code == ExitCode.DONE
+    identity = channel["name"].rpartition("/")[2]
+    used = ops("alerts", "channels", "remove", identity, "--yes")
+    assert used.code == ExitCode.USAGE
+    assert "--force takes it out" in used.err
+    assert ops("alerts", "channels", "remove", identity, "--yes", "--force").code == 0
+    assert ops("alerts", "policies", "remove", "--yes").code == ExitCode.DONE
+    lonely = ops("alerts", "policies", "setup")
+    assert "they tell nobody yet" in lonely.err
+
+
+def test_a_launch_with_alert_makes_all_that_it_takes(ops: Run, monitored: Clients) -> None:
+    """Channel, policies, and what the manifest says; and tells what will be sent."""
+    words = ("sweep", "launch", "--name", "told", "--command", "true", "--patience", "0.1")
+    ended = ops(*words, "--alert", "you@example.org")
+    assert "alerts to you@example.org: the end of each of 1 experiments" in ended.err
+    name = monitored.settings.bucket_name
+    assert bucket.read_manifest(monitored, name, "told").alert_each
+    (channel,) = alerts.list_channels(monitored)
+    assert {one.channels for one in alerts.list_policies(monitored)} == {(channel.name,)}
+    words = ("sweep", "launch", "--name", "few", "--command", "true", "--patience", "0.1")
+    ended = ops(*words, "--alert", "you@example.org", "--no-alert-each")
+    assert "failures among its 1 experiments" in ended.err
+    assert not bucket.read_manifest(monitored, name, "few").alert_each
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "told"),
+    [
+        ("you@", ExitCode.USAGE, "is not an e-mail address"),
+        ("nobody", ExitCode.NOT_FOUND, "there is no notification channel nobody"),
+        ("+34600000000", ExitCode.USAGE, "is not verified"),
+    ],
+)
+def test_a_launch_with_a_bad_address_creates_nothing(
+    ops: Run, monitored: Clients, address: str, code: ExitCode, told: str
+) -> None:
+    """Neither of the sweep nor of the alerts."""
+    alerts.add_channel(monitored, "sms", address="+34600000000")
+    ended = ops(*("sweep", "launch", "--name", "untold", "--command", "true", "--alert", address))
+    assert ended.code == code
+    assert told in ended.err
+    assert alerts.list_policies(monitored) == []
+    assert len(alerts.list_channels(monitored)) == 1
+    where = monitored.settings.bucket_name
+    if objects.bucket_exists(monitored, where):
+        assert "untold" not in {one.name for one in bucket.list_manifests(monitored, where)}
+    assert groups.get_group(monitored, "untold", zone=monitored.zone) is None
