@@ -19,7 +19,15 @@ from gcloud_ops.alerts.channels import (
     send_code,
     verify_channel,
 )
-from gcloud_ops.alerts.incidents import Incident, Signal, await_incident, list_incidents, signal
+from gcloud_ops.alerts.incidents import (
+    Delivery,
+    Incident,
+    Signal,
+    await_incident,
+    deliveries,
+    list_incidents,
+    signal,
+)
 from gcloud_ops.alerts.policies import (
     Policy,
     Recipients,
@@ -33,12 +41,14 @@ from gcloud_ops.alerts.policies import (
 __all__ = [
     "Channel",
     "ChannelType",
+    "Delivery",
     "Incident",
     "Policy",
     "Recipients",
     "Signal",
     "add_channel",
     "await_incident",
+    "deliveries",
     "list_channels",
     "list_incidents",
     "list_policies",

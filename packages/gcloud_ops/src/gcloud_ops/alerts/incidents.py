@@ -4,7 +4,9 @@ References: `projects.alerts` of Monitoring's v3 (REST; its Python client has no
 https://cloud.google.com/monitoring/api/ref_v3/rest/v3/projects.alerts
 """
 
+import json
 import time
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,12 +14,21 @@ from typing import Any, Final
 
 from gcloud_ops.alerts import wanted
 from gcloud_ops.alerts.policies import Policy, find_policy, list_policies
-from gcloud_ops.clients import Clients
+from gcloud_ops.clients import CALL_TIMEOUT, Clients
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, Unavailable
 from gcloud_ops.signals import EXPERIMENT_FINISHED, write_points
 from gcloud_ops.text import clean
 
-__all__ = ["TEST_SWEEP", "Incident", "Signal", "await_incident", "list_incidents", "signal"]
+__all__ = [
+    "TEST_SWEEP",
+    "Delivery",
+    "Incident",
+    "Signal",
+    "await_incident",
+    "deliveries",
+    "list_incidents",
+    "signal",
+]
 
 TEST_SWEEP: Final = "gcloud-ops-test"
 """The sweep that a test's signal names."""
@@ -57,6 +68,19 @@ class Signal:
     written: datetime
     policy: Policy
     """Whose incident it opens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A message of the local cloud, as its inbox has it."""
+
+    channel: str
+    """`projects/P/notificationChannels/ID`."""
+    to: str
+    subject: str
+    state: str
+    """`delivered`, `inbox` (it stays there), `failed`..."""
+    reason: str
 
 
 def list_incidents(
@@ -153,7 +177,50 @@ def await_incident(
         pause = min(pause * 1.5, 10.0)
 
 
+def deliveries(clients: Clients, written: Signal, *, patience: float = 10.0) -> list[Delivery]:
+    """What the local cloud has sent of a signal; of Google, nothing can be asked.
+
+    Args:
+        clients: The cloud.
+        written: The signal, whose incident is there.
+        patience: Seconds to wait until every channel of its policy has its message.
+    """
+    settings = clients.settings
+    if settings.endpoint is None:
+        return []
+    deadline, expected = time.monotonic() + patience, len(written.policy.channels)
+    while True:
+        found = [
+            Delivery(
+                channel=str(one.get("channel", "")),
+                to=clean(str(one.get("to", ""))),
+                subject=clean(str(one.get("subject", ""))),
+                state=str(one.get("state", "")),
+                reason=clean(str(one.get("reason", ""))),
+            )
+            for one in _inbox(settings.endpoint)
+            if written.experiment in f"{one.get('subject')} {one.get('body')}"
+        ]
+        settled = [one for one in found if one.state != "sending"]
+        if len(settled) >= expected or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+
+
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
+
+def _inbox(endpoint: str) -> list[Mapping[str, Any]]:
+    """The emulator's page of what it sent; empty where it has none."""
+    # Asked directly, whatever proxy the environment names.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{endpoint}/emulator/inbox", timeout=CALL_TIMEOUT) as reply:
+            content = json.load(reply)
+    except (OSError, ValueError):
+        return []
+    entries = content.get("inbox", []) if isinstance(content, Mapping) else content
+    return [one for one in entries if isinstance(one, Mapping)]
 
 
 def _incident(found: Mapping[str, Any]) -> Incident | None:

@@ -294,7 +294,7 @@ def alerts_test(
     seen = alerts_.await_incident(
         session.clients, written, patience=TEST_PATIENCE if patience is None else patience
     )
-    _tell_where(written, there)
+    _tell_where(session, written, there)
     session.emit([seen], INCIDENTS)
 
 
@@ -343,13 +343,20 @@ def _channel(session: Session, name: str) -> "Channel":
     return find_channel(alerts_.list_channels(session.clients), name)
 
 
-def _tell_where(written: "Signal", there: Mapping[str, "Channel"]) -> None:
+def _tell_where(session: Session, written: "Signal", there: Mapping[str, "Channel"]) -> None:
+    """Where a test's message is to be seen; on the local cloud, what became of it."""
+    from gcloud_ops import alerts as alerts_
     from gcloud_ops.cli.output import say
 
+    sent = {one.channel: one for one in alerts_.deliveries(session.clients, written)}
     for name in written.policy.channels:
-        one = there.get(name)
-        where = f"{one.type} {one.address}" if one else name
-        say(f"look at {where}: a message about {written.experiment}")
+        channel, delivery = there.get(name), sent.get(name)
+        where = f"{channel.type} {channel.address}" if channel else name
+        if delivery is None:
+            say(f"look at {where}: a message about {written.experiment}")
+            continue
+        reason = f" ({delivery.reason})" if delivery.reason else ""
+        say(f"{where}: {delivery.state}{reason}: {delivery.subject}")
 
 
 def _pairs(labels: Sequence[str]) -> dict[str, str]:
