@@ -284,12 +284,12 @@ def test_the_end_of_a_sweep_is_signalled_once_by_many(
 
 def test_a_cancelled_sweep_is_nobodys_news(watched: Clients, monitoring: Monitoring) -> None:
     """Neither at once nor when somebody watches it later."""
-    put(watched, manifest_of("stopped", 2), first="finished", second="running")
+    put(watched, manifest_of("called-off", 2), first="finished", second="running")
 
-    sweeps.cancel("stopped", watched)
-    list(sweeps.watch("stopped", watched, interval=0.05, lost_after=SOON))
+    sweeps.cancel("called-off", watched)
+    list(sweeps.watch("called-off", watched, interval=0.05, lost_after=SOON))
 
-    assert marker(watched, "stopped")["status"] == "cancelled"
+    assert marker(watched, "called-off")["status"] == "cancelled"
     assert not monitoring.points
 
 
