@@ -12,7 +12,6 @@ from tests.clouds import ROOT
 
 from gcloud_ops import finishing, instances, launching, startup, tracking
 from gcloud_ops import signals as seen_signals
-from gcloud_ops.alerts import wanted as wanted_alerts
 from gcloud_ops.contract import Dispatch, Experiment, Manifest
 from gcloud_ops.contract import Record as SeenRecord
 from gcloud_ops.errors import InvalidRequest
@@ -164,7 +163,6 @@ def test_the_metrics_and_their_labels_are_those_of_the_page() -> None:
 
     assert list(named) == [signals.EXPERIMENT_FINISHED, signals.SWEEP_FINISHED]
     assert list(named) == [seen_signals.EXPERIMENT_FINISHED, seen_signals.SWEEP_FINISHED]
-    assert list(named) == [wanted_alerts.EXPERIMENT_FINISHED, wanted_alerts.SWEEP_FINISHED]
     for_experiment, for_sweep = named.values()
     assert list(seen_signals.experiment_labels(MANIFEST, ended) or {}) == for_experiment
     assert list(seen_signals.sweep_labels(MANIFEST, [ended])) == for_sweep

@@ -70,7 +70,10 @@ def test_a_command_in_the_docs_is_one_that_exists(page: str, line: str) -> None:
     own = flags[: flags.index("--")] if "--" in flags else flags
     plain = [word for word in words if not word.startswith("-")]
     if command == "gcloud-ops":
-        text = help_of(command) + help_of(command, *plain[: 1 if plain[0] == "ssh" else 2])
+        depth = {"ssh": 1, "alerts": 3}.get(plain[0], 2)
+        if plain[:1] == ["alerts"] and plain[1] not in {"channels", "policies"}:
+            depth = 2
+        text = help_of(command) + help_of(command, *plain[:depth])
     elif command in {"gcp-emulator", "mlflow-infra"}:
         text = help_of(command, *plain[:1])
     else:

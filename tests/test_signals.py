@@ -13,7 +13,7 @@ from tests.clouds import OwnCloud
 
 from gcloud_ops import bucket, launching, objects, sweeps, templates
 from gcloud_ops.local import LOCAL_IMAGE
-from gcloud_ops.model import Sweep
+from gcloud_ops.model import Snapshot, Sweep
 from gcloud_ops.signals import EXPERIMENT_FINISHED, SWEEP_FINISHED
 
 
@@ -45,7 +45,7 @@ def points(cloud: OwnCloud, metric: str) -> list[tuple[dict[str, str], int]]:
     return [(one["metric"]["labels"], len(one["points"])) for one in found.get("timeSeries", [])]
 
 
-def run(cloud: OwnCloud, name: str, *commands: str) -> sweeps.Snapshot:
+def run(cloud: OwnCloud, name: str, *commands: str) -> Snapshot:
     """Launch a sweep and watch it to its end."""
     sweep = Sweep.of_commands(name, commands)
     list(launching.launch(launching.plan(sweep, cloud.clients), cloud.clients))

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gcp_emulator.compute.lifecycle import MakeMachine
+from gcp_emulator.compute.power import MakeMachine
 from gcp_emulator.compute.state import Instance
 from gcp_emulator.server import LocalCloud
 

@@ -194,7 +194,7 @@ class Clients:
             address = self.settings.monitoring_endpoint
             if address is None:
                 return kind(credentials=self._credentials())
-            import grpc  # type: ignore[import-untyped]
+            import grpc
 
             channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
             return kind(transport=kind.get_transport_class("grpc")(channel=channel))

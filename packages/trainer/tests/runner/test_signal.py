@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import grpc
@@ -262,10 +263,10 @@ def test_without_a_record_it_takes_fifteen_minutes() -> None:
 
 def test_where_the_group_cannot_be_asked_age_alone_decides() -> None:
     """After three times as long."""
-    times = {"made": NOW - timedelta(hours=9), "now": NOW, "lost_after": LOST_AFTER}
-    assert not find_lost(seen(14), None, **times)
-    assert find_lost(seen(16), None, **times)
-    assert not find_lost(seen(16, "finished"), None, **times)
+    ask = partial(find_lost, made=NOW - timedelta(hours=9), now=NOW, lost_after=LOST_AFTER)
+    assert not ask(seen(14), None)
+    assert ask(seen(16), None)
+    assert not ask(seen(16, "finished"), None)
 
 
 @given(st.sampled_from(sorted(RETURNING)), st.floats(5.1, 10_000))

@@ -194,7 +194,7 @@ class Metrics:
 
             client: Any = monitoring_v3.MetricServiceClient
             if address := self._environment.get("MONITORING_EMULATOR_HOST"):
-                import grpc  # type: ignore[import-untyped]
+                import grpc
 
                 options = [("grpc.enable_http_proxy", 0)]
                 channel = grpc.insecure_channel(address, options=options)
