@@ -36,6 +36,7 @@ def serve(
     boot_seconds: float = 1.0,
     pull_seconds: float = 0.5,
     idle_minutes: float = 0.0,
+    smtp: str | None = None,
     image: Annotated[list[str] | None, Parameter(negative=())] = None,
     companion: Annotated[list[str] | None, Parameter(negative=())] = None,
 ) -> int:
@@ -53,6 +54,8 @@ def serve(
         boot_seconds: How long an instance boots.
         pull_seconds: How long the pull of an image takes.
         idle_minutes: End after so many minutes without an instance or a request; 0 never.
+        smtp: HOST:PORT of an SMTP server on this machine that Cloud Monitoring's e-mails go to;
+            without one they stay in the inbox.
         image: REPOSITORY=PROGRAM, the entry point of an image, named by the last part of its path
             (default: sinergym-runner for all). Can be given several times.
         companion: NAME=COMMAND, run as long as the cloud; {port} becomes a free port, {folder} a
@@ -82,6 +85,7 @@ def serve(
             boot_seconds=_within("--boot-seconds", boot_seconds, 0, 3_600),
             pull_seconds=_within("--pull-seconds", pull_seconds, 0, 3_600),
             idle_minutes=_within("--idle-minutes", idle_minutes, 0, 1e6),
+            smtp=_smtp(smtp),
             images=_images(image or []),
             companions=[parse_companion(text) for text in companion or []],
         )
@@ -132,6 +136,28 @@ def status(*, folder: Folder = None, output: Literal["table", "json"] = "table")
     rows |= {name: one["url"] for name, one in known["companions"].items()}
     for name, value in rows.items():
         print(f"{name:<10} {value}")
+    return 0
+
+
+@app.command
+def inbox(*, folder: Folder = None, output: Literal["table", "json"] = "table") -> int:
+    """List the notifications of Cloud Monitoring, and what became of each."""
+    import json
+
+    from gcp_emulator import serving
+
+    messages = serving.inbox(_folder(folder))
+    if messages is None:
+        return _complain(f"no cloud runs in {_folder(folder)}")
+    if output == "json":
+        print(json.dumps(messages, indent=1))
+        return 0
+    if not messages:
+        print("gcp-emulator: the inbox is empty", file=sys.stderr)
+    for one in messages:
+        subject = "".join(sign if sign.isprintable() else " " for sign in one["subject"])
+        why = f" ({one['reason']})" if one["reason"] else ""
+        print(f"{one['time']}  {one['type']:<17} {one['to']}  {one['state']}{why}\n    {subject}")
     return 0
 
 
@@ -203,6 +229,17 @@ def _capacity(text: str | None) -> int | Literal["default"] | None:
     if text.isdecimal():
         return int(text)
     raise ValueError(f"--capacity {text}: a whole number, or unlimited")
+
+
+def _smtp(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    from gcp_emulator.monitoring.delivery import parse_smtp
+
+    try:
+        return parse_smtp(text)
+    except ValueError as error:
+        raise ValueError(f"--smtp {error}") from error
 
 
 def _images(texts: list[str]) -> dict[str, str]:

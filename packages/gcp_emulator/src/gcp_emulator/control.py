@@ -7,6 +7,9 @@ GET    /emulator/timeline                    when what happened to each instance
                                              {"monotonic", "utc"}, "ssh", "booted",
                                              "container", "exec", "gone"}]}
 GET    /emulator/faults     POST, DELETE     faults that wait for their calls (see `faults`)
+GET    /emulator/inbox                       notifications of Cloud Monitoring, oldest first:
+                                             {"messages": [{"time", "channel", "type", "to",
+                                             "subject", "body", "state", "reason", ...}]}
 POST   /emulator/capacity                    {"capacity": 2 | null, "zone": "..." (optional)}
 POST   /emulator/instances/NAME/preempt      {"grace": 30}
 POST   /emulator/shutdown                    end the cloud
@@ -33,6 +36,7 @@ class Control:
         faults: Faults and counters.
         describe: What ``status`` tells of the cloud itself.
         shut_down: Called when the cloud shall end.
+        inbox: The notifications that were sent.
     """
 
     def __init__(
@@ -43,12 +47,14 @@ class Control:
         *,
         describe: Callable[[], Json],
         shut_down: Callable[[], None],
+        inbox: Callable[[], list[Json]],
     ) -> None:
         self._state = state
         self._lifecycle = lifecycle
         self._faults = faults
         self._describe = describe
         self._shut_down = shut_down
+        self._inbox = inbox
         self._since = time.monotonic()
         self._preempting: set[asyncio.Task[None]] = set()
 
@@ -63,6 +69,7 @@ class Control:
                 web.get("/emulator/faults", self._list_faults),
                 web.post("/emulator/faults", self._add_fault),
                 web.delete("/emulator/faults", self._clear_faults),
+                web.get("/emulator/inbox", self._list_inbox),
                 web.post("/emulator/capacity", self._set_capacity),
                 web.post("/emulator/instances/{name}/preempt", self._preempt),
                 web.post("/emulator/shutdown", self._end),
@@ -140,6 +147,10 @@ class Control:
     async def _clear_faults(self, request: web.Request) -> web.Response:
         self._faults.clear()
         return await self._list_faults(request)
+
+    async def _list_inbox(self, request: web.Request) -> web.Response:
+        del request
+        return json_response({"messages": self._inbox()})
 
     async def _set_capacity(self, request: web.Request) -> web.Response:
         body = await json_body(request, any_type=True)

@@ -91,6 +91,8 @@ class LocalCloud:
         database_seconds: How long Cloud SQL takes to make an instance, at the least.
         descriptor_seconds: How long Cloud Monitoring takes until policies can use a new metric.
         grace_seconds: What containers have to end when their instance is deleted.
+        smtp: Host and port of an SMTP server on loopback that e-mails of Cloud Monitoring go to;
+            without one they stay in the inbox.
         images: Programs that are the entry points of images, by the last part of the image's name
             (``{"mlflow-server": "mlflow-infra-server"}``); other images have the engine's.
         make_machine: Makes the computer behind an instance, instead of `gcp_emulator.guest.vm.Vm`;
@@ -118,6 +120,7 @@ class LocalCloud:
         database_seconds: float = 1.0,
         descriptor_seconds: float = 0.0,
         grace_seconds: float = 30.0,
+        smtp: tuple[str, int] | None = None,
         images: Mapping[str, str] | None = None,
         make_machine: MakeMachine | None = None,
     ) -> None:
@@ -187,6 +190,7 @@ class LocalCloud:
             iam=self.iam,
             faults=self.faults,
             descriptor_seconds=descriptor_seconds,
+            smtp=smtp,
         )
         self._grpc_port = 0
         self._stack = contextlib.AsyncExitStack()
@@ -254,6 +258,7 @@ class LocalCloud:
             self.faults,
             describe=self._describe,
             shut_down=self.ending.set,
+            inbox=lambda: self._monitoring.inbox,
         )
         control.add_routes(app)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)

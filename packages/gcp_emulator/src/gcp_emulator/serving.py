@@ -61,6 +61,7 @@ class ServeOptions:
     boot_seconds: float
     pull_seconds: float
     idle_minutes: float
+    smtp: tuple[str, int] | None
     images: Mapping[str, str]
     companions: Sequence["Companion"]
 
@@ -91,6 +92,7 @@ async def serve(options: ServeOptions, ready: Callable[[dict[str, Any]], None]) 
                 port=options.port,
                 boot_seconds=options.boot_seconds,
                 pull_seconds=options.pull_seconds,
+                smtp=options.smtp,
                 images=options.images,
             )
         except ValueError as error:
@@ -146,6 +148,16 @@ def find(folder: Path) -> dict[str, Any] | None:
     except (OSError, http.client.HTTPException, ValueError, KeyError):
         return None
     return known | status if status.get("id") == known.get("id") else None
+
+
+def inbox(folder: Path) -> list[dict[str, Any]] | None:
+    """The notifications of the cloud of this folder, oldest first; None when there is none."""
+    known = find(folder)
+    if known is None:
+        return None
+    reply = _call("GET", f"{known['endpoint']}/emulator/inbox")
+    messages: list[dict[str, Any]] = reply["messages"]
+    return messages
 
 
 def stop(folder: Path, *, seconds: float = 30.0) -> bool:

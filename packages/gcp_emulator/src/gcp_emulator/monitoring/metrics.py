@@ -264,7 +264,7 @@ class Metrics:
         if before is not None and point.end < before.newest + self._point_seconds:
             return f"{_of_resource(series)}{_TOO_OFTEN}"
         self._add_labels(series)
-        self.store.add(key, point)
+        self.store.add(key, point, arrived=self._now())
         return None
 
     def _why_not(self, series: Any, where: str) -> str | None:

@@ -21,7 +21,7 @@ from gcp_emulator.monitoring.filters import Filter, comparisons, matches, parse
 from gcp_emulator.monitoring.series import check_aggregation
 from gcp_emulator.monitoring.wire import Method, paged
 
-__all__ = ["Policies", "condition_part"]
+__all__ = ["Policies", "condition_part", "is_told_of_closing"]
 
 _MOST_POLICIES: Final = 2_000
 _MOST_CHANNELS: Final = 16
@@ -44,7 +44,7 @@ class Policies:
         file: Where they are kept.
         is_known: Whether a metric can be used in a policy.
         find_channel: The channel of a name, which can have the project's number.
-        changed: Called with the name of a policy after it was made, changed or deleted.
+        changed: Called after a policy was made, changed or deleted.
         now: The time, in seconds since 1970.
 
     Raises:
@@ -58,7 +58,7 @@ class Policies:
         *,
         is_known: Callable[[str], bool],
         find_channel: Callable[[str], Any | None],
-        changed: Callable[[str], object] = lambda _: None,
+        changed: Callable[[], object] = lambda: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._project = project
@@ -190,13 +190,13 @@ class Policies:
             policy.enabled.value = True
         self._policies[policy.name] = policy
         self._save()
-        self._changed(policy.name)
+        self._changed()
         return policy
 
     def _delete(self, request: Any) -> empty_pb2.Empty:
         del self._policies[self._named(request.name).name]
         self._save()
-        self._changed(request.name)
+        self._changed()
         return empty_pb2.Empty()
 
     def _list(self, request: Any) -> Any:
@@ -319,6 +319,12 @@ class Policies:
 def condition_part(condition: Any) -> Any:
     """What a condition consists of: a MetricThreshold or a MetricAbsence."""
     return getattr(condition, condition.WhichOneof("condition"))
+
+
+def is_told_of_closing(policy: Any) -> bool:
+    """Whether notifications are sent when incidents close, too; unless said otherwise they are."""
+    prompts = policy.alert_strategy.notification_prompts
+    return not prompts or _CLOSED in prompts
 
 
 def _checked_metric(text: str, field: str) -> str:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gcp_emulator.iam.errors import StatusError, invalid_argument
-from gcp_emulator.monitoring.filters import Comparison, Filter, comparisons, matches
+from gcp_emulator.monitoring.filters import Filter, matches
 
 __all__ = ["Aligned", "Point", "Series", "SeriesKey", "Store", "aggregate", "check_aggregation"]
 
 _MOST_POINTS: Final = 20_000
+_MOST_SELECTIONS: Final = 200
 _KEPT_SECONDS: Final = 25 * 3_600.0
 
 
@@ -85,6 +86,8 @@ class Series:
 
     key: SeriesKey
     points: deque[Point] = field(default_factory=lambda: deque(maxlen=_MOST_POINTS))
+    arrived: float = 0.0
+    """When the last point was written, which can be later than its own time."""
 
     @property
     def newest(self) -> float:
@@ -107,29 +110,43 @@ class Store:
 
     def __init__(self) -> None:
         self._series: dict[SeriesKey, Series] = {}
+        self._selected: dict[Filter | None, list[Series]] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is none."""
+        return not self._series
 
     def get(self, key: SeriesKey) -> Series | None:
         """The series of this key."""
         return self._series.get(key)
 
-    def add(self, key: SeriesKey, point: Point) -> None:
-        """Add a point to a series, or begin one with it."""
-        series = self._series.setdefault(key, Series(key))
+    def add(self, key: SeriesKey, point: Point, *, arrived: float) -> None:
+        """Add a point to a series, or begin one with it; `arrived` is now."""
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = Series(key)
+            for filter, selected in self._selected.items():
+                if matches(filter, key.value):
+                    selected.append(series)
         series.points.append(point)
+        series.arrived = arrived
 
     def select(self, filter: Filter | None) -> list[Series]:
-        """The series that match."""
-        types = {c.values[0] for c in comparisons(filter, sure=True) if _is_type(c)}
-        return [
-            series
-            for key, series in self._series.items()
-            if (not types or key.metric in types) and matches(filter, key.value)
-        ]
+        """The series that match; found at once when they were asked for before."""
+        found = self._selected.get(filter)
+        if found is None:
+            if len(self._selected) >= _MOST_SELECTIONS:
+                self._selected.clear()
+            found = [s for key, s in self._series.items() if matches(filter, key.value)]
+            self._selected[filter] = found
+        return list(found)
 
     def remove(self, metric: str) -> None:
         """Forget the series of a metric."""
         for key in [key for key in self._series if key.metric == metric]:
             del self._series[key]
+        self._selected.clear()
 
     def forget_older(self, now: float) -> None:
         """Forget points that nobody can ask for any more."""
@@ -138,6 +155,7 @@ class Store:
                 series.points.popleft()
             if not series.points:
                 del self._series[key]
+                self._selected.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +168,8 @@ class Aligned:
     """None: nothing was written in the window."""
     newest: float
     """When the last point ended, whichever window it is in."""
-    point: Point | None = None
-    """The point itself, where the value is one point's."""
+    arrived: float
+    """When a point was last written."""
 
 
 _ALIGN: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {
@@ -198,7 +216,7 @@ def aggregate(
     for one in series:
         points = one.within(end - period, end)
         value = _ALIGN[align]([point.number for point in points]) if points else None
-        aligned.append(Aligned(one.key, value, one.newest, points[-1] if points else None))
+        aligned.append(Aligned(one.key, value, one.newest, one.arrived))
     if reduce == "REDUCE_NONE":
         return aligned
     groups: dict[SeriesKey, list[Aligned]] = {}
@@ -209,6 +227,7 @@ def aggregate(
             key,
             _REDUCE[reduce](values) if values else None,
             max(member.newest for member in members),
+            max(member.arrived for member in members),
         )
         for key, members in groups.items()
         for values in [[m.value for m in members if m.value is not None]]
@@ -266,11 +285,3 @@ def _grouped(key: SeriesKey, fields: Sequence[str]) -> SeriesKey:
         if k == "project_id" or f"resource.label.{k}" in wanted
     )
     return SeriesKey(key.metric, kept("metric", key.metric_labels), key.resource, project)
-
-
-def _is_type(comparison: Comparison) -> bool:
-    return (
-        comparison.field == "metric.type"
-        and comparison.operator == "="
-        and comparison.function == ""
-    )

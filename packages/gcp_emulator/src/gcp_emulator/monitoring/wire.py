@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 from aiohttp import web
 from google.protobuf import field_mask_pb2, json_format
 from google.protobuf.message import Message
@@ -77,13 +77,12 @@ class Method:
     @property
     def needs(self) -> str:
         """The permission to call it."""
-        return self.permission or self.api.replace(".projects.", ".").replace(".patch", ".update")
+        return self.permission or _permission(self.api)
 
     @property
     def expression(self) -> str:
         """A regular expression for names."""
-        pieces = re.split(r"(\*\*|\*)", self.of)
-        return "".join({"*": "[^/:]+", "**": ".+"}.get(piece, piece) for piece in pieces)
+        return _expression(self.of)
 
 
 class Wire:
@@ -110,6 +109,34 @@ class Wire:
         for method in methods:
             path = f"/v3/{{name:{method.expression}}}{method.after}"
             app.router.add_route(method.verb, path, self._route(method))
+
+    def add_json_route(
+        self,
+        app: web.Application,
+        *,
+        of: str,
+        after: str = "",
+        api_name: str,
+        run: Callable[[str, Mapping[str, str]], Json],
+    ) -> None:
+        """Add a method that is there over REST only, for GET.
+
+        Args:
+            app: The application.
+            of: As `Method.of`.
+            after: As `Method.after`.
+            api_name: As `Method.api`.
+            run: The reply to a name and a query.
+        """
+        needs, expression = _permission(api_name), _expression(of)
+
+        @api(api_name)
+        async def route(request: web.Request) -> web.Response:
+            name = self._checked(of, request.match_info["name"])
+            self._authorize(request.headers.get("Authorization", ""), needs)
+            return json_response(run(name, request.query))
+
+        app.router.add_get(f"/v3/{{name:{expression}}}{after}", route)
 
     async def start(self, host: str, methods: Iterable[Method]) -> int:
         """Listen for gRPC on a free port; which one it is."""
@@ -190,15 +217,15 @@ class Wire:
         return call
 
     async def _run(self, method: Method, message: Any, authorization: str) -> Any:
-        _set(message, method.name, self._checked(method, _get(message, method.name)))
+        _set(message, method.name, self._checked(method.of, _get(message, method.name)))
         self._authorize(authorization, method.needs)
         reply = method.run(message)
         return await reply if inspect.isawaitable(reply) else reply
 
-    def _checked(self, method: Method, name: str) -> str:
+    def _checked(self, of: str, name: str) -> str:
         """The name with the project's id, if it is one of this project."""
-        if not re.fullmatch(method.expression, name):
-            form = method.of.replace("**", "[ID]").replace("*", "[PROJECT_ID_OR_NUMBER]", 1)
+        if not re.fullmatch(_expression(of), name):
+            form = of.replace("**", "[ID]").replace("*", "[PROJECT_ID_OR_NUMBER]", 1)
             raise invalid_argument(
                 f"Name {json.dumps(name)} is malformed: must be {form.replace('*', '[ID]')}."
             )
@@ -239,6 +266,15 @@ def paged[T](message: Any, found: Sequence[T], *, most: int) -> tuple[Sequence[T
     limit = min(message.page_size or most, most)
     rest = found[first:]
     return rest[:limit], f"after-{first + limit}" if len(rest) > limit else ""
+
+
+def _permission(api_name: str) -> str:
+    return api_name.replace(".projects.", ".").replace(".patch", ".update")
+
+
+def _expression(of: str) -> str:
+    pieces = re.split(r"(\*\*|\*)", of)
+    return "".join({"*": "[^/:]+", "**": ".+"}.get(piece, piece) for piece in pieces)
 
 
 async def _parse(request: web.Request, method: Method) -> Message:
