@@ -2,17 +2,20 @@
 
 import io
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from gcloud_ops import alerts, bucket, cli, groups, objects, templates
+from gcloud_ops import alerts, bucket, cli, groups, objects, signals, templates
+from gcloud_ops.alerts import wanted
 from gcloud_ops.cli.output import ExitCode
 from gcloud_ops.clients import Clients
 
-from .conftest import inert_cloud, settings_of
+from .conftest import eventually, inert_cloud, settings_of
 
 
 @dataclass
@@ -153,6 +156,102 @@ def test_from_setup_to_removal(ops: Run) -> None:
     assert ops("alerts", "policies", "remove", "--yes").code == ExitCode.DONE
     lonely = ops("alerts", "policies", "setup")
     assert "they tell nobody yet" in lonely.err
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[str, list[Any]]]:
+    """A webhook on this machine: its URL, and what it was sent."""
+    sent: list[Any] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            sent.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/hook", sent
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_test_goes_through_to_the_channel(ops: Run, hook: tuple[str, list[Any]]) -> None:
+    """A real signal, its incident, and the message that the webhook gets, once."""
+    url, sent = hook
+    ops("alerts", "policies", "setup", "--channel", url)
+    ended = ops("alerts", "test", "--channel", url, "--patience", "30", "--output", "json")
+    (incident,) = json_of(ended)
+    assert incident["sweep"] == "gcloud-ops-test"
+    assert incident["state"] == "OPEN"
+    assert f"{url}: delivered: Finished: {incident['experiment']}" in ended.err
+    (message,) = sent
+    told = message["incident"]["documentation"]
+    assert told["subject"] == f"Finished: {incident['experiment']}"
+    assert f"sweep logs gcloud-ops-test {incident['experiment']}" in told["content"]
+    assert incident["experiment"] in ops("alerts", "incidents", "--open").out
+    lonely = ops("alerts", "channels", "add", "email", "other@example.org")
+    assert lonely.code == ExitCode.DONE
+    refused = ops("alerts", "test", "--channel", "other@example.org")
+    assert refused.code == ExitCode.USAGE
+    assert "is in no policy" in refused.err
+
+
+def test_each_end_is_told_exactly_once(
+    ops: Run, monitored: Clients, hook: tuple[str, list[Any]]
+) -> None:
+    """One by one where that is asked for, else failures together; and the sweep's end."""
+    url, sent = hook
+    ops("alerts", "policies", "setup", "--channel", url)
+
+    def ended(sweep: str, number: int, status: str, notify: str) -> dict[str, str]:
+        experiment = f"{sweep}-{number:04d}"
+        return wanted.experiment_labels(
+            sweep=sweep, experiment=experiment, status=status, notify=notify
+        )
+
+    statuses = ("finished", "failed", "failed", "lost")
+    points = [
+        ended(sweep, number, status, notify)
+        for sweep, notify in (("few", "each"), ("many", "sweep"))
+        for number, status in enumerate(statuses, start=1)
+    ]
+    signals.write_points(monitored, signals.EXPERIMENT_FINISHED, points)
+    over = {"sweep": "many", "status": "failed", "experiments": "4", "failed": "3"}
+    over |= {"duration": "1 h 12 min", "best_reward": "-1.50"}
+    signals.write_points(monitored, signals.SWEEP_FINISHED, [over])
+    due = {
+        "Finished: few-0001",
+        "FAILED: few-0002",
+        "FAILED: few-0003",
+        "LOST: few-0004",
+        "FAILED: experiments of sweep many (failed)",
+        "FAILED: experiments of sweep many (lost)",
+        "Sweep many: failed, 3 of 4 failed",
+    }
+
+    def subjects() -> list[str]:
+        found = [one["incident"] for one in sent]
+        return [
+            one["documentation"]["subject"]
+            for one in found
+            if one["metric"]["labels"]["sweep"] in {"few", "many"}
+        ]
+
+    eventually(lambda: due <= set(subjects()), "the messages that are due")
+    # Whatever else there is was sent with them: one more signal comes after all of it.
+    last = ended("few", 5, "finished", "each")
+    signals.write_points(monitored, signals.EXPERIMENT_FINISHED, [last])
+    eventually(lambda: "Finished: few-0005" in subjects(), "the last message")
+    assert sorted(subjects()) == sorted({*due, "Finished: few-0005"})
 
 
 def test_a_launch_with_alert_makes_all_that_it_takes(ops: Run, monitored: Clients) -> None:

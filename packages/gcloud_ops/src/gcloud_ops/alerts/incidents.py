@@ -219,7 +219,7 @@ def _inbox(endpoint: str) -> list[Mapping[str, Any]]:
             content = json.load(reply)
     except (OSError, ValueError):
         return []
-    entries = content.get("inbox", []) if isinstance(content, Mapping) else content
+    entries = content.get("messages", []) if isinstance(content, Mapping) else content
     return [one for one in entries if isinstance(one, Mapping)]
 
 

@@ -216,7 +216,7 @@ def _links(project: str) -> list[Json]:
 
 
 class _Texts:
-    """What the messages say, in Markdown; values from outside stand in code spans."""
+    """What the messages say, in Markdown; the hint, text from outside, stands in a code block."""
 
     def __init__(self, command: str) -> None:
         self._command = command
@@ -226,11 +226,11 @@ class _Texts:
             f"Experiment `${{metric.label.experiment}}` of sweep `${{metric.label.sweep}}` "
             f"{what}.\n\n"
             + _list(
-                ("Status", "`${metric.label.status}` (`${metric.label.kind}`)"),
-                ("Duration", "`${metric.label.duration}`"),
-                ("Mean reward", "`${metric.label.mean_reward}`"),
-                ("Hint", "`${metric.label.hint}`"),
+                ("Status", "${metric.label.status} (${metric.label.kind})"),
+                ("Duration", "${metric.label.duration}"),
+                ("Mean reward", "${metric.label.mean_reward}"),
             )
+            + "\nHint:\n\n    ${metric.label.hint}\n"
             + self._look_further(
                 "sweep status ${metric.label.sweep}",
                 "sweep logs ${metric.label.sweep} ${metric.label.experiment}",
@@ -252,11 +252,11 @@ class _Texts:
         return (
             "All experiments of sweep `${metric.label.sweep}` have ended.\n\n"
             + _list(
-                ("Status", "`${metric.label.status}`"),
-                ("Experiments", "`${metric.label.experiments}`"),
-                ("Did not finish", "`${metric.label.failed}`"),
-                ("Duration", "`${metric.label.duration}`"),
-                ("Best mean reward", "`${metric.label.best_reward}`"),
+                ("Status", "${metric.label.status}"),
+                ("Experiments", "${metric.label.experiments}"),
+                ("Did not finish", "${metric.label.failed}"),
+                ("Duration", "${metric.label.duration}"),
+                ("Best mean reward", "${metric.label.best_reward}"),
             )
             + self._look_further(
                 "sweep status ${metric.label.sweep}", "bucket pull ${metric.label.sweep}"
