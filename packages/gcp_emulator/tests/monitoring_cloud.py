@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import googleapiclient
 import grpc
+import jsonschema
 from google.cloud import monitoring_v3
 
-from .iam_cloud import PROJECT, ThreadedCloud
+from .iam_cloud import PROJECT, ThreadedCloud, _strict
 
 METRIC = "custom.googleapis.com/sinergym/experiment_finished"
 
@@ -24,11 +27,9 @@ class Clients:
 
     def __init__(self, cloud: ThreadedCloud) -> None:
         self.cloud = cloud
-        self._channel = grpc.insecure_channel(cloud.cloud.grpc_endpoint)
-
-    def close(self) -> None:
-        """End the connection."""
-        self._channel.close()
+        channel = grpc.insecure_channel(cloud.cloud.grpc_endpoint)
+        self._channel = grpc.intercept_channel(channel, _Authorized(cloud.headers))
+        self.close = channel.close
 
     @functools.cached_property
     def metrics(self) -> Any:
@@ -77,6 +78,48 @@ class Clients:
 
     def _client(self, kind: Any) -> Any:
         return kind(transport=kind.get_transport_class("grpc")(channel=self._channel))
+
+
+class _Authorized(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    """Adds to calls who makes them."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self._headers = [(key.lower(), value) for key, value in headers.items()]
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        metadata = [*(details.metadata or []), *self._headers]
+        return continuation(details._replace(metadata=metadata), request)
+
+
+def checked(request: Any) -> Any:
+    """The reply to a REST request of Google's client, if the discovery document allows it."""
+    reply = request.execute()
+    document = _document()
+    reference = _replies()[request.methodId]
+    definitions = {key: _strict(schema) for key, schema in document["schemas"].items()}
+    schema = {"$ref": f"#/definitions/{reference}", "definitions": definitions}
+    jsonschema.Draft4Validator(schema).validate(reply)
+    return reply
+
+
+@functools.cache
+def _document() -> Any:
+    folder = Path(googleapiclient.__file__).parent / "discovery_cache" / "documents"
+    return json.loads((folder / "monitoring.v3.json").read_text())
+
+
+@functools.cache
+def _replies() -> dict[str, str]:
+    found: dict[str, str] = {}
+
+    def walk(resources: Any) -> None:
+        for resource in resources.values():
+            walk(resource.get("resources", {}))
+            for method in resource.get("methods", {}).values():
+                found[method["id"]] = method["response"]["$ref"]
+
+    walk(_document()["resources"])
+    return found
 
 
 def point(

@@ -157,7 +157,7 @@ class Incidents:
             value, place = aligned.value, (name, aligned.key)
             seen = self._seen.get(place, 0.0)
             is_late = value is None and max(seen, now - _LATE) < aligned.newest <= now
-            if is_late and aligned.arrived >= self._known[name]:
+            if is_late and aligned.arrived > self._known[name]:
                 # The window that the point belongs to had passed when it was written.
                 late = aggregate(series, aggregation, end=aligned.newest, period=period)
                 value = next(one.value for one in late if one.key == aligned.key)
