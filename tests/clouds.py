@@ -45,9 +45,9 @@ class OwnCloud:
             time.sleep(0.05)
         about = json.loads((folder / "cloud.json").read_text())
         self.endpoint: str = about["endpoint"]
+        places = {key: about[key] for key in ("project", "zone", "endpoint", "ssh_port")}
         self.settings = Settings.load(
-            flags={key: about[key] for key in ("project", "zone", "endpoint", "ssh_port")},
-            environ=environment,
+            flags={**places, "monitoring_endpoint": about["grpc_endpoint"]}, environ=environment
         )
         self.clients = Clients.connect(self.settings)
         self.flags = {
@@ -55,6 +55,7 @@ class OwnCloud:
             "GCLOUD_OPS_PROJECT": str(about["project"]),
             "GCLOUD_OPS_ZONE": str(about["zone"]),
             "GCLOUD_OPS_SSH_PORT": str(about["ssh_port"]),
+            "GCLOUD_OPS_MONITORING_ENDPOINT": str(about["grpc_endpoint"]),
         }
 
     def stop(self) -> None:
