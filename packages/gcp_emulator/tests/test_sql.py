@@ -527,7 +527,7 @@ def test_connect_settings(cloud: Cloud) -> None:
         (["local:us-central1:shared"], "region was mismatched"),
         (["shared"], "expected PROJECT:REGION:INSTANCE"),
         ([CONNECTION, "--sqladmin-api-endpoint", "http://192.0.2.1/"], "loopback"),
-        ([CONNECTION, "--unix-socket", "/tmp/" + "x" * 90], "shorter --unix-socket"),
+        ([CONNECTION, "--unix-socket", "/" + "x" * 95], "shorter --unix-socket"),
     ],
 )
 def test_proxy_says_why_it_does_not_start(
