@@ -538,7 +538,9 @@ async def test_an_instance_of_the_local_cloud(
     keys = instances.host_keys(clients, instance.name)
     async with ssh.connect(instance.address, instance.name, keys, settings) as connection:
         deadline = time.monotonic() + 20
-        while (container := await connection.container_state()) is None:
+        while not (container := await connection.container_state()) or (
+            container.state == "created"
+        ):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
         said = await connection.submit("sinergym", "sinergym-train --seed 1")
