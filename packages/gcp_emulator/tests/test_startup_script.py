@@ -111,7 +111,7 @@ async def test_a_script_without_a_first_line_and_one_that_fails(make: Make) -> N
 
 async def test_the_inert_engine_says_what_it_would_run(make: Make) -> None:
     """And runs nothing."""
-    vm = make(engine=InertEngine(), startup_script="touch /tmp/never")
+    vm = make(engine=InertEngine(), startup_script="touch /run/never")
     await vm.boot()
     shown = await shows(vm, FINISHED)
     assert "Found startup-script in metadata." in shown
@@ -144,12 +144,13 @@ def _lives(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-CONTAINERS = """#cloud-config
+SCRATCH = "/tmp"
+CONTAINERS = f"""#cloud-config
 write_files:
-- {path: /etc/systemd/system/web.service, content: "[Service]\\nExecStart=/usr/bin/docker run
-    --name=web web\\nRestart=always\\nRestartSec=0.1\\n"}
-- {path: /var/lib/kept, content: "first", append: true}
-runcmd: [mkdir /tmp/scratch, mkdir /run/scratch, mkdir /home/ana]
+- {{path: /etc/systemd/system/web.service, content: "[Service]\\nExecStart=/usr/bin/docker run
+    --name=web web\\nRestart=always\\nRestartSec=0.1\\n"}}
+- {{path: /var/lib/kept, content: "first", append: true}}
+runcmd: [mkdir {SCRATCH}/scratch, mkdir /run/scratch, mkdir /home/ana]
 """
 
 
