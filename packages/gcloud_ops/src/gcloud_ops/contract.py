@@ -5,8 +5,9 @@ what it only shows: a member of another type than the contract's is taken as not
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
@@ -16,12 +17,17 @@ from gcloud_ops.errors import InvalidRequest
 __all__ = [
     "CONTAINER",
     "SCHEMA",
+    "Attempt",
     "Dispatch",
     "Exit",
     "Experiment",
+    "Image",
+    "Machine",
     "Manifest",
     "Progress",
     "Record",
+    "Retry",
+    "Source",
     "parse_time",
     "timestamp",
 ]
@@ -55,6 +61,52 @@ class Experiment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Which failures the runner tries again by itself, on the same instance."""
+
+    times: int
+    """How often, at most, for one experiment."""
+    kinds: tuple[str, ...]
+    """Kinds of an exit, such as `error` or `oom`."""
+    wait: float = 60.0
+    """Seconds before the first retry; before each further one twice as long, up to an hour."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What each instance is, as far as its price and its making need it."""
+
+    types: tuple[str, ...] = ()
+    """Machine types, the preferred one first; none: the template's."""
+    spot: bool = False
+    disk_gb: int = 0
+    disk_type: str = ""
+    hourly: float | None = None
+    """US dollars an hour for one instance with disk and address, when it was launched."""
+    priced: str = ""
+    """Date of the table of prices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """The container's image, as it was when the sweep was launched."""
+
+    name: str
+    digest: str = ""
+    """`sha256:...`, or "" where the registry did not tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The state of the repository that the sweep was launched from."""
+
+    commit: str
+    branch: str = ""
+    dirty: bool = False
+    """Whether it differed from the commit; `<sweep>/source.diff` holds the difference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a sweep is: written once into the bucket, before any instance exists."""
 
@@ -69,6 +121,14 @@ class Manifest:
     experiments: tuple[Experiment, ...]
     alert_each: bool = False
     """Whether each experiment's end is announced; else failures and the sweep's end are."""
+    zones: tuple[str, ...] = ()
+    """More than one: the group is a regional one and may place its instances in any of them."""
+    retry: Retry | None = None
+    seconds: int | None = None
+    """How long each experiment may take on instances, all attempts together; None: no limit."""
+    machine: Machine = field(default_factory=Machine)
+    image: Image | None = None
+    source: Source | None = None
 
     def to_json(self) -> str:
         """The object's content."""
@@ -83,6 +143,12 @@ class Manifest:
                 "dispatch": str(self.dispatch),
                 "launcher": dict(self.launcher),
                 "alerts": {"each": self.alert_each},
+                "zones": list(self.zones),
+                "retry": asdict(self.retry) if self.retry else None,
+                "limits": {"seconds": self.seconds},
+                "machine": asdict(self.machine),
+                "image": asdict(self.image) if self.image else None,
+                "source": asdict(self.source) if self.source else None,
                 "experiments": [{"id": e.id, "command": e.command} for e in self.experiments],
             },
             indent=1,
@@ -110,6 +176,12 @@ class Manifest:
                     for e in content["experiments"]
                 ),
                 alert_each=_mapping(content.get("alerts")).get("each") is True,
+                zones=tuple(_text(zone) for zone in content.get("zones") or ()),
+                retry=_retry(_mapping(content.get("retry"))),
+                seconds=_count(_mapping(content.get("limits")).get("seconds")),
+                machine=_machine(_mapping(content.get("machine"))),
+                image=_image(_mapping(content.get("image"))),
+                source=_source(_mapping(content.get("source"))),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidRequest(f"the manifest is broken: {error!r}") from error
@@ -144,6 +216,19 @@ class Exit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An attempt that is over, as the experiment's later records remember it."""
+
+    number: int
+    kind: str
+    """How it ended: kinds of an exit, `preempted`, or `unknown` where it died without a word."""
+    hint: str = ""
+    started: datetime | None = None
+    ended: datetime | None = None
+    instance_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """What the runner says of its experiment."""
 
@@ -156,6 +241,10 @@ class Record:
     ended: datetime | None = None
     progress: Progress = field(default_factory=Progress)
     exit: Exit | None = None
+    spent: float = 0.0
+    """Seconds on instances of the attempts before this one."""
+    history: tuple[Attempt, ...] = ()
+    """The attempts before this one, the latest last."""
     mlflow_run: str = ""
     mlflow_url: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -196,6 +285,8 @@ class Record:
                 ended=_optional_time(content.get("ended")),
                 progress=_progress(_mapping(content.get("progress"))),
                 exit=_exit(content.get("exit")),
+                spent=max(0.0, _number(content.get("spent")) or 0.0),
+                history=tuple(_history(content.get("history"))),
                 mlflow_run=_shown(run.get("run_id")),
                 mlflow_url=_shown(run.get("url")),
                 versions={_shown(name): _shown(version) for name, version in versions.items()},
@@ -262,6 +353,59 @@ def _exit(value: object) -> Exit | None:
         kind=_shown(value.get("kind")) or "error",
         hint=_shown(value.get("hint")),
     )
+
+
+def _retry(content: Mapping[str, Any]) -> Retry | None:
+    times, wait = _count(content.get("times")), _number(content.get("wait"))
+    if not times or times < 0:
+        return None
+    kinds = tuple(_texts(content.get("kinds")))
+    return Retry(times=times, kinds=kinds, wait=max(0.0, 60.0 if wait is None else wait))
+
+
+def _machine(content: Mapping[str, Any]) -> Machine:
+    return Machine(
+        types=tuple(_texts(content.get("types"))),
+        spot=content.get("spot") is True,
+        disk_gb=_count(content.get("disk_gb")) or 0,
+        disk_type=_shown(content.get("disk_type")),
+        hourly=_number(content.get("hourly")),
+        priced=_shown(content.get("priced")),
+    )
+
+
+def _image(content: Mapping[str, Any]) -> Image | None:
+    name = _shown(content.get("name"))
+    return Image(name=name, digest=_shown(content.get("digest"))) if name else None
+
+
+def _source(content: Mapping[str, Any]) -> Source | None:
+    commit = _shown(content.get("commit"))
+    if not commit:
+        return None
+    dirty = content.get("dirty") is True
+    return Source(commit=commit, branch=_shown(content.get("branch")), dirty=dirty)
+
+
+def _history(value: object) -> Iterator[Attempt]:
+    for one in value if isinstance(value, list) else ():
+        content = _mapping(one)
+        number = _count(content.get("attempt"))
+        if number is None:
+            continue
+        with suppress(ValueError, TypeError):
+            yield Attempt(
+                number=number,
+                kind=_shown(content.get("kind")) or "unknown",
+                hint=_shown(content.get("hint")),
+                started=_optional_time(content.get("started")),
+                ended=_optional_time(content.get("ended")),
+                instance_id=_shown(content.get("instance_id")),
+            )
+
+
+def _texts(value: object) -> Iterator[str]:
+    return (one for one in (value if isinstance(value, list) else ()) if isinstance(one, str))
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self
 
-from gcloud_ops.contract import Dispatch, Experiment, Manifest, Record
+from gcloud_ops.contract import Dispatch, Experiment, Manifest, Record, Retry
 from gcloud_ops.errors import InvalidRequest
 
 __all__ = [
@@ -57,6 +57,8 @@ class ExperimentStatus(StrEnum):
     """The instance is there, its container hasn't reported yet."""
     WAITING = "waiting"
     """The container waits for its command."""
+    RETRYING = "retrying"
+    """The command failed; the runner will try it again in a while, on the same instance."""
     RUNNING = "running"
     """The command runs."""
     UPLOADING = "uploading"
@@ -109,8 +111,23 @@ class Sweep:
     template: str | None = None
     """Instance template; None: the setting's."""
     zone: str | None = None
+    zones: tuple[str, ...] = ()
+    """Zones of one region, any of which may have instances (a regional group); none: `zone`."""
     bucket: str | None = None
     dispatch: Dispatch = Dispatch.SSH
+    machine_types: tuple[str, ...] = ()
+    """Machine types, the preferred one first, each taken when those before are not to be had;
+    none: the template's."""
+    spot: bool = False
+    """Whether the instances are Spot VMs: cheaper, and taken away at any time."""
+    retry: Retry | None = None
+    """Which failures the runner tries again by itself; None: none."""
+    hours: float | None = None
+    """Hours that one experiment is expected to take: for the plan's cost, and for nothing else."""
+    max_hours: float | None = None
+    """Hours that one experiment may take on instances; Google ends its VM then."""
+    max_cost: float | None = None
+    """US dollars that the sweep may cost: becomes a limit of hours of each experiment."""
     alert_each: bool | None = None
     """Whether each experiment's end is announced; None: where there are at most `ALERT_EACH`."""
 
@@ -213,6 +230,7 @@ class Member:
     """A managed instance as `listManagedInstances` shows it."""
 
     name: str
+    zone: str = ""
     id: str = ""
     """The instance's numeric id; "" while there is none."""
     action: str = "NONE"
@@ -231,16 +249,19 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A managed instance group."""
+    """A managed instance group, zonal or regional."""
 
     name: str
     zone: str
+    """"" for a regional one."""
     template: str
     target_size: int
     created: datetime | None = None
     is_stable: bool = False
     actions: Mapping[str, int] = field(default_factory=dict)
     """How many members are in which action, zeros left out."""
+    region: str = ""
+    """"" for a zonal one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
