@@ -5,22 +5,29 @@ import socketserver
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.clouds import Command, OwnCloud
 
-from gcloud_ops import templates
+from gcloud_ops import alerts, bucket, groups, launching, sweeps, templates
+from gcloud_ops.contract import Dispatch, Record
 from gcloud_ops.local import LOCAL_IMAGE
+from gcloud_ops.model import Snapshot, Sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 MAIL = "you@example.org"
 COMMANDS = ("true", "echo it broke >&2; exit 3", "true")
+ONE_FAILED = {
+    "0001": "experiment finished",
+    "0002": "experiment failed",
+    "0003": "experiment finished",
+}
 AWAY = 60.0
 QUIET = 3.0
 """Seconds without a message, after all that are due, in which a second one would have come: the
@@ -87,34 +94,40 @@ class Sinks:
             server.shutdown()
             server.server_close()
 
-    def told(self) -> list[tuple[str, ...]]:
-        """What the webhook was told, sorted: policy, and experiment or sweep."""
+    def told(self, sweep: str) -> list[tuple[str, ...]]:
+        """What the webhook was told of a sweep, sorted: policy, and experiment or sweep."""
         found = []
-        for one in self.posted:
+        for one in list(self.posted):
             incident = one["incident"]
             labels = incident["metric"]["labels"]
-            about = labels.get("experiment") or labels["sweep"]
-            found.append((incident["policy_name"], about, incident["state"]))
+            if labels["sweep"] == sweep:
+                about = labels.get("experiment") or sweep
+                found.append((incident["policy_name"], about, incident["state"]))
         return sorted(found)
+
+    def subjects(self, sweep: str) -> list[str]:
+        """The subjects of the mails about a sweep, sorted."""
+        return sorted(subject for _, subject in list(self.mailed) if sweep in subject)
 
     def _port(self, number: int) -> int:
         address: Any = self.servers[number].server_address
         return int(address[1])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sinks() -> Iterator[Sinks]:
-    """They listen for one test."""
+    """They listen for all tests; each has a sweep of its own."""
     made = Sinks()
     yield made
     made.stop()
 
 
-@pytest.fixture
-def cloud(tmp_path: Path, environment: dict[str, str], sinks: Sinks) -> Iterator[OwnCloud]:
+@pytest.fixture(scope="module")
+def cloud(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str], sinks: Sinks
+) -> Iterator[OwnCloud]:
     """A local cloud whose runners are real and whose mails go to the sink."""
-    folder = tmp_path / "cloud"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("cloud")
     made = OwnCloud(folder, environment, "--smtp", sinks.smtp, engine="process")
     spec = templates.TemplateSpec(name=made.settings.template, image=LOCAL_IMAGE)
     templates.create_template(made.clients, spec)
@@ -143,33 +156,112 @@ def launch(cloud: OwnCloud, command: Command, sinks: Sinks, name: str) -> None:
     assert "failed" in done.stdout
 
 
-def check_messages(sinks: Sinks, name: str) -> None:
-    """Both have got what is due, once."""
+def launch_at_boot(cloud: OwnCloud, sinks: Sinks, name: str, *commands: str) -> None:
+    """Launch a sweep whose instances find their commands themselves, also after a repair."""
+    to = alerts.recipients(cloud.clients, [MAIL, sinks.hook])
+    alerts.set_up(cloud.clients, to, on_step=print)
+    sweep = Sweep.of_commands(name, commands, dispatch=Dispatch.BOOT)
+    list(launching.launch(launching.plan(sweep, cloud.clients), cloud.clients))
+
+
+def records(cloud: OwnCloud, name: str) -> dict[str, Record]:
+    """The records of a sweep, as they are now."""
+    return dict(bucket.list_records(cloud.clients, cloud.settings.bucket_name, name))
+
+
+def await_running(cloud: OwnCloud, name: str, experiment: str) -> None:
+    """Wait until the experiment's command runs."""
+
+    def runs() -> bool:
+        record = records(cloud, name).get(experiment)
+        return record is not None and record.state == "running"
+
+    until(runs, 60, lambda: records(cloud, name))
+
+
+def watch(cloud: OwnCloud, name: str, *, lost_after: timedelta) -> Snapshot:
+    """Watch a sweep to its end."""
+    seen = sweeps.watch(name, cloud.clients, interval=0.2, lost_after=lost_after)
+    return list(seen)[-1]
+
+
+def check_messages(sinks: Sinks, name: str, told: Mapping[str, str]) -> None:
+    """Both have got what is due, once: of each experiment by its number, and of the sweep."""
     due = sorted(
         [
-            ("Sinergym: experiment finished", f"{name}-0001", "open"),
-            ("Sinergym: experiment failed", f"{name}-0002", "open"),
-            ("Sinergym: experiment finished", f"{name}-0003", "open"),
+            *((f"Sinergym: {what}", f"{name}-{number}", "open") for number, what in told.items()),
             ("Sinergym: sweep finished", name, "open"),
         ]
     )
-    until(lambda: len(sinks.posted) >= 4 and len(sinks.mailed) >= 4, 90, sinks.told)
+
+    def have_come() -> bool:
+        return min(len(sinks.told(name)), len(sinks.subjects(name))) >= len(due)
+
+    until(have_come, 90, lambda: sinks.told(name))
     quiet = time.monotonic() + QUIET
-    until(lambda: time.monotonic() > quiet, 2 * QUIET, sinks.told)
-    assert sinks.told() == due
-    assert len(sinks.mailed) == 4
+    until(lambda: time.monotonic() > quiet, 2 * QUIET, lambda: sinks.told(name))
+    assert sinks.told(name) == due
+    subjects = sinks.subjects(name)
+    assert len(subjects) == len(due)
     assert {to for to, _ in sinks.mailed} == {MAIL}
-    subjects = sorted(subject for _, subject in sinks.mailed)
-    assert [one for one in subjects if f"{name}-0002" in one and "fail" in one.lower()]
+    for number, what in told.items():
+        (subject,) = (one for one in subjects if f"{name}-{number}" in one)
+        assert what.rpartition(" ")[2] in subject.lower()
+
+
+def incidents(cloud: OwnCloud, command: Command, name: str) -> list[tuple[str, str]]:
+    """What `alerts incidents` shows of a sweep: policy and experiment, sorted."""
+    shown = command("gcloud-ops", "alerts", "incidents", "--output", "json", env=cloud.flags)
+    assert shown.returncode == 0, shown.stderr
+    found = [one for one in json.loads(shown.stdout) if one["sweep"] == name]
+    return sorted((one["policy"], one["experiment"]) for one in found)
 
 
 def test_a_sweep_of_three_is_told_once(cloud: OwnCloud, command: Command, sinks: Sinks) -> None:
     """By webhook and by mail; `alerts incidents` shows what there was."""
     launch(cloud, command, sinks, "trio")
-    check_messages(sinks, "trio")
-    shown = command("gcloud-ops", "alerts", "incidents", "--output", "json", env=cloud.flags)
-    assert shown.returncode == 0, shown.stderr
-    assert len(json.loads(shown.stdout)) == 4
+    check_messages(sinks, "trio", ONE_FAILED)
+    assert len(incidents(cloud, command, "trio")) == 4
+
+
+def test_an_instance_that_is_repaired_is_no_end(cloud: OwnCloud, sinks: Sinks) -> None:
+    """A VM is taken away in the middle, its group brings it back: three ends and the sweep's."""
+    goes_on = 'test "$SINERGYM_ATTEMPT" -gt 1 || sleep 60'
+    launch_at_boot(cloud, sinks, "spot", "true", goes_on, "true")
+    await_running(cloud, "spot", "spot-0002")
+
+    cloud.ask("instances/spot-0002/preempt", {"grace": 0})
+    seen = watch(cloud, "spot", lost_after=timedelta(minutes=5))
+
+    assert seen.is_gone
+    assert records(cloud, "spot")["spot-0002"].attempt == 2
+    ended = "experiment finished"
+    check_messages(sinks, "spot", dict.fromkeys(("0001", "0002", "0003"), ended))
+
+
+def test_an_instance_that_goes_without_a_word(
+    cloud: OwnCloud, command: Command, sinks: Sinks
+) -> None:
+    """Its power is cut and somebody takes it out of the group: who watches the sweep tells."""
+    launch_at_boot(cloud, sinks, "dark", "true", "sleep 60", "true")
+    await_running(cloud, "dark", "dark-0002")
+
+    cloud.ask("instances/dark-0002/preempt", {"grace": 0})
+    groups.delete_instances(cloud.clients, "dark", ["dark-0002"])
+    seen = watch(cloud, "dark", lost_after=timedelta(seconds=3))
+
+    assert seen.is_gone
+    lost = records(cloud, "dark")["dark-0002"]
+    assert lost.exit is not None
+    assert (lost.state, lost.exit.kind) == ("failed", "lost")
+    ended = "experiment finished"
+    check_messages(sinks, "dark", {"0001": ended, "0002": "heartbeat lost", "0003": ended})
+    assert incidents(cloud, command, "dark") == [
+        ("experiment-finished", "dark-0001"),
+        ("experiment-finished", "dark-0003"),
+        ("heartbeat-lost", "dark-0002"),
+        ("sweep-finished", ""),
+    ]
 
 
 def test_monitoring_is_away_for_a_minute(cloud: OwnCloud, command: Command, sinks: Sinks) -> None:
@@ -180,5 +272,5 @@ def test_monitoring_is_away_for_a_minute(cloud: OwnCloud, command: Command, sink
     threading.Timer(AWAY, lambda: urllib.request.urlopen(end, timeout=30).close()).start()
     begin = time.monotonic()
     launch(cloud, command, sinks, "later")
-    check_messages(sinks, "later")
+    check_messages(sinks, "later", ONE_FAILED)
     assert time.monotonic() - begin > AWAY
