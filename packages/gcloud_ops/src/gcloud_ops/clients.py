@@ -376,6 +376,22 @@ class Clients:
     def _client_options(self) -> Mapping[str, str] | None:
         return {"api_endpoint": self.settings.endpoint} if self.settings.endpoint else None
 
+    def token(self) -> str:
+        """An access token of the credentials, for what speaks HTTP by itself; "" on another cloud.
+
+        Raises:
+            CredentialsMissing: There are none, or they have expired.
+        """
+        if self.settings.endpoint is not None:
+            return ""
+        credentials = self._credentials()
+        if not credentials.valid:
+            from google.auth.transport.requests import Request
+
+            with translate("credentials"):
+                credentials.refresh(Request())
+        return str(credentials.token)
+
     def _credentials(self) -> Any:
         if self.settings.endpoint is not None:
             from google.auth.credentials import AnonymousCredentials
