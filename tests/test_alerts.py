@@ -221,6 +221,10 @@ def test_a_sweep_of_three_is_told_once(cloud: OwnCloud, command: Command, sinks:
     """By webhook and by mail; `alerts incidents` shows what there was."""
     launch(cloud, command, sinks, "trio")
     check_messages(sinks, "trio", ONE_FAILED)
+    said = [one["incident"]["documentation"]["content"] for one in sinks.posted]
+    (failed,) = (one for one in said if "`trio-0002` of sweep `trio` has failed" in one)
+    assert "\n    hint: its last line: it broke\n" in failed
+    assert "- Result: no mean reward\n" in failed
     assert len(incidents(cloud, command, "trio")) == 4
 
 

@@ -68,7 +68,9 @@ def test_three_end_and_all_is_signalled_once(training_cloud: OwnCloud) -> None:
         ("trio-0002", "failed", 1),
         ("trio-0003", "finished", 1),
     ]
-    assert {of["hint"] for of, _ in ended if of["status"] == "failed"} == {"its last line: no"}
+    assert {of["hint"] for of, _ in ended if of["status"] == "failed"} == {
+        "hint: its last line: no"
+    }
     ((swept, count),) = points(cloud, SWEEP_FINISHED)
     assert (swept["status"], swept["experiments"], swept["failed"], count) == (
         "failed",

@@ -226,7 +226,7 @@ def test_each_end_is_told_exactly_once(
     ]
     signals.write_points(monitored, signals.EXPERIMENT_FINISHED, points)
     over = {"sweep": "many", "status": "failed", "experiments": "4", "failed": "3"}
-    over |= {"duration": "1 h 12 min", "best_reward": "-1.50"}
+    over |= {"duration": "1 h 12 min", "best_reward": "best mean reward -1.50"}
     signals.write_points(monitored, signals.SWEEP_FINISHED, [over])
     due = {
         "Finished: few-0001",
@@ -252,6 +252,8 @@ def test_each_end_is_told_exactly_once(
     signals.write_points(monitored, signals.EXPERIMENT_FINISHED, [last])
     eventually(lambda: "Finished: few-0005" in subjects(), "the last message")
     assert sorted(subjects()) == sorted({*due, "Finished: few-0005"})
+    said = [one["incident"]["documentation"]["content"] for one in sent]
+    assert [one for one in said if "- Result: best mean reward -1.50\n" in one]
 
 
 def test_a_launch_with_alert_makes_all_that_it_takes(ops: Run, monitored: Clients) -> None:

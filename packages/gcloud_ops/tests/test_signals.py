@@ -232,10 +232,14 @@ def test_a_watch_marks_and_signals_what_died(watched: Clients, monitoring: Monit
     assert (ended["notify"], ended["duration"], ended["mean_reward"]) == (
         "each",
         "50 min",
-        "-2.00",
+        "mean reward -2.00",
     )
     (swept,) = monitoring.labels(SWEEP_FINISHED, "died")
-    assert (swept["status"], swept["failed"], swept["best_reward"]) == ("failed", "1", "-1.00")
+    assert (swept["status"], swept["failed"], swept["best_reward"]) == (
+        "failed",
+        "1",
+        "best mean reward -1.00",
+    )
     assert marker(watched, "died")["written"] is True
     assert [note for note in notes if "died-0002: lost" in note]
 
@@ -277,7 +281,7 @@ def test_the_end_of_a_sweep_is_signalled_once_by_many(
         "experiments": "2",
         "failed": "0",
         "duration": "50 min",
-        "best_reward": "-1.00",
+        "best_reward": "best mean reward -1.00",
     }
     assert not monitoring.labels(EXPERIMENT_FINISHED, "once"), "their runners have done that"
 

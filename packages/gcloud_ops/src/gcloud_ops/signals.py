@@ -1,6 +1,9 @@
 """The signal of an end: points of two custom metrics in Cloud Monitoring (docs/contract.md, 8).
 
 The runner has the same labels in its own words. Policies make messages of the points: `alerts`.
+Monitoring leaves a label out of messages whose value begins with anything but a letter, a digit,
+`/` or `=` (https://cloud.google.com/monitoring/alerts/doc-variables): a reward, often negative,
+and a hint, which may be another program's words, begin with what they are.
 """
 
 import threading
@@ -21,6 +24,7 @@ __all__ = [
     "SWEEP_FINISHED",
     "duration",
     "experiment_labels",
+    "hint",
     "reward",
     "sweep_labels",
     "write_points",
@@ -57,7 +61,7 @@ def experiment_labels(manifest: Manifest, record: Record) -> dict[str, str] | No
         "notify": "each" if manifest.alert_each else "sweep",
         "duration": duration(record.started, record.ended),
         "mean_reward": reward(record.progress.mean_reward),
-        "hint": _printable(record.exit.hint if record.exit else ""),
+        "hint": hint(record.exit.hint if record.exit else ""),
     }
 
 
@@ -73,7 +77,7 @@ def sweep_labels(manifest: Manifest, records: Iterable[Record]) -> dict[str, str
         "experiments": str(len(ended)),
         "failed": str(len(ended) - len(good)),
         "duration": duration(manifest.created, last),
-        "best_reward": reward(max(rewards, default=None)),
+        "best_reward": reward(max(rewards, default=None), "best mean reward"),
     }
 
 
@@ -92,11 +96,17 @@ def duration(begin: datetime | None, end: datetime | None) -> str:
     return f"{days} d {hours % 24} h"
 
 
-def reward(value: float | None) -> str:
-    """A mean reward as text: two decimals, or three digits of a small one; "" for none."""
+def reward(value: float | None, name: str = "mean reward") -> str:
+    """A reward as text, after its name: two decimals, or three digits of a small one."""
     if value is None:
-        return ""
-    return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
+        return "no mean reward"
+    return f"{name} {value:.2f}" if abs(value) >= 1 or value == 0 else f"{name} {value:.3g}"
+
+
+def hint(text: str) -> str:
+    """A hint as a label: one printable line, cut; "" for none."""
+    line = "".join(sign for sign in " ".join(text.split()) if sign.isprintable())[:HINT_LENGTH]
+    return f"hint: {line}" if line else ""
 
 
 def write_points(
@@ -164,7 +174,3 @@ def _send(clients: Clients, metric: str, series: Sequence[Mapping[str, str]]) ->
         retry=None,
         timeout=_CALL_SECONDS,
     )
-
-
-def _printable(text: str) -> str:
-    return "".join(sign for sign in " ".join(text.split()) if sign.isprintable())[:HINT_LENGTH]

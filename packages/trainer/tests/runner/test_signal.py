@@ -1,6 +1,7 @@
 """The signals of an end, by real runners, to a Cloud Monitoring of the test's own (gRPC)."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import grpc
 import pytest
 from google.cloud import monitoring_v3
 from google.protobuf import empty_pb2
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sinergym_trainer.runner.finishing import RETURNING, Seen, find_lost, is_open, lost_record
@@ -147,8 +148,8 @@ def test_labels_say_what_people_want_to_know() -> None:
         "kind": "error",
         "notify": "sweep",
         "duration": "1 h 12 min",
-        "mean_reward": "-212.50",
-        "hint": "its last line: no such file",
+        "mean_reward": "mean reward -212.50",
+        "hint": "hint: its last line: no such file",
     }
 
 
@@ -182,22 +183,34 @@ def test_a_sweep_is_finished_only_if_all_are() -> None:
         "experiments": "2",
         "failed": "1",
         "duration": "1 h 12 min",
-        "best_reward": "0.0123",
+        "best_reward": "best mean reward 0.0123",
     }
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300)
 
 
-@given(st.dictionaries(st.sampled_from(sorted(RECORD)), scalars | st.just({"hint": "x" * 900})))
-def test_any_record_makes_labels_that_monitoring_takes(members: dict[str, Any]) -> None:
-    """Whatever a record says: printable text of less than 1024 bytes."""
+ends = st.fixed_dictionaries({"kind": st.just("error"), "hint": scalars})
+progress = st.fixed_dictionaries({"mean_reward": scalars})
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(RECORD)), scalars | st.just({"hint": "x" * 900})),
+    st.fixed_dictionaries({}, optional={"exit": ends, "progress": progress}),
+)
+@example({}, {"exit": {"kind": "error", "hint": "(core dumped)"}})
+def test_any_record_makes_labels_that_monitoring_takes(
+    members: dict[str, Any], known: dict[str, Any]
+) -> None:
+    """Whatever a record says: printable text of less than 1024 bytes, which messages can have."""
+    members = {**members, **known}
     found = experiment_labels({**RECORD, "state": "failed", **members}, each=True)
 
     for name, label in (found or {}).items():
         if name not in {"sweep", "experiment"}:
             assert label.isprintable()
             assert len(label.encode()) < 1024
+            assert not label or re.match(r"[0-9A-Za-z/=]", label), label
 
 
 @pytest.mark.parametrize(
@@ -213,7 +226,12 @@ def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> Non
 def test_rewards_keep_the_digits_that_count() -> None:
     """Two decimals; a small one has three digits; what is none is empty."""
     found = [reward(one) for one in (-212.5, 0, 0.012345, None, "7", float("nan"))]
-    assert found == ["-212.50", "0.00", "0.0123", "", "", ""]
+    assert found == [
+        "mean reward -212.50",
+        "mean reward 0.00",
+        "mean reward 0.0123",
+        *["no mean reward"] * 3,
+    ]
 
 
 # ---------------------------------------------------------------------- who is lost

@@ -16,7 +16,7 @@ from gcloud_ops.alerts import wanted
 from gcloud_ops.alerts.policies import Policy, find_policy, list_policies
 from gcloud_ops.clients import CALL_TIMEOUT, Clients
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, Unavailable
-from gcloud_ops.signals import EXPERIMENT_FINISHED, write_points
+from gcloud_ops.signals import EXPERIMENT_FINISHED, hint, reward, write_points
 from gcloud_ops.text import clean
 
 __all__ = [
@@ -148,7 +148,8 @@ def signal(clients: Clients) -> Signal:
         kind="ok",
         notify="each",
         duration="0 s",
-        hint="a test of `gcloud-ops alerts test`: nothing has run",
+        mean_reward=reward(None),
+        hint=hint("a test of `gcloud-ops alerts test`: nothing has run"),
     )
     write_points(clients, EXPERIMENT_FINISHED, [labels])
     return Signal(experiment=experiment, written=now, policy=policy)

@@ -40,8 +40,8 @@ _EXPERIMENT_LABELS: Final = {
     "kind": "How the command ended: ok, error, signal, oom...",
     "notify": "each: this end is to be announced by itself; sweep: failures of a sweep together.",
     "duration": "How long it took, as text.",
-    "mean_reward": "The last mean reward, as text.",
-    "hint": "Why it ended as it did, where there is more to say.",
+    "mean_reward": "The last mean reward, as text: mean reward -212.50.",
+    "hint": "Why it ended as it did, where there is more to say: hint: ...",
 }
 _SWEEP_LABELS: Final = {
     "sweep": "The sweep.",
@@ -49,7 +49,7 @@ _SWEEP_LABELS: Final = {
     "experiments": "How many experiments it has.",
     "failed": "How many of them did not finish.",
     "duration": "How long it took, as text.",
-    "best_reward": "The highest mean reward, as text.",
+    "best_reward": "The highest mean reward, as text: best mean reward -212.50.",
 }
 
 
@@ -228,9 +228,9 @@ class _Texts:
             + _list(
                 ("Status", "${metric.label.status} (${metric.label.kind})"),
                 ("Duration", "${metric.label.duration}"),
-                ("Mean reward", "${metric.label.mean_reward}"),
+                ("Result", "${metric.label.mean_reward}"),
             )
-            + "\nHint:\n\n    ${metric.label.hint}\n"
+            + "\n    ${metric.label.hint}\n"
             + self._look_further(
                 "sweep status ${metric.label.sweep}",
                 "sweep logs ${metric.label.sweep} ${metric.label.experiment}",
@@ -256,7 +256,7 @@ class _Texts:
                 ("Experiments", "${metric.label.experiments}"),
                 ("Did not finish", "${metric.label.failed}"),
                 ("Duration", "${metric.label.duration}"),
-                ("Best mean reward", "${metric.label.best_reward}"),
+                ("Result", "${metric.label.best_reward}"),
             )
             + self._look_further(
                 "sweep status ${metric.label.sweep}", "bucket pull ${metric.label.sweep}"

@@ -3,6 +3,10 @@
 Pure functions say what is in a point; `Metrics` writes it. The client of Monitoring costs half a
 second and 60 MB: it is imported when there is something to write, at the end of an experiment.
 
+Monitoring leaves a label out of messages whose value begins with anything but a letter, a digit,
+`/` or `=` (https://cloud.google.com/monitoring/alerts/doc-variables): a reward, often negative,
+and a hint, which may be another program's words, begin with what they are.
+
 Reference: https://cloud.google.com/monitoring/custom-metrics/creating-metrics
 """
 
@@ -48,7 +52,7 @@ def experiment_labels(record: Mapping[str, Any], *, each: bool) -> dict[str, str
         "notify": "each" if each else "sweep",
         "duration": duration(_time(record.get("started")), _time(record.get("ended"))),
         "mean_reward": reward(_mapping(record.get("progress")).get("mean_reward")),
-        "hint": _printable(end.get("hint")),
+        "hint": hint(end.get("hint")),
     }
 
 
@@ -66,7 +70,9 @@ def sweep_labels(
         "experiments": str(len(ended)),
         "failed": str(len(ended) - len(good)),
         "duration": duration(_time(manifest.get("created")), max(times, default=None)),
-        "best_reward": reward(max((one for one in rewards if one is not None), default=None)),
+        "best_reward": reward(
+            max((one for one in rewards if one is not None), default=None), "best mean reward"
+        ),
     }
 
 
@@ -85,12 +91,18 @@ def duration(begin: datetime | None, end: datetime | None) -> str:
     return f"{days} d {hours % 24} h"
 
 
-def reward(value: object) -> str:
-    """Return a mean reward as text: two decimals, or three digits of a small one; "" for none."""
+def reward(value: object, name: str = "mean reward") -> str:
+    """Return a reward as text, after its name: two decimals, or three digits of a small one."""
     found = _number(value)
     if found is None:
-        return ""
-    return f"{found:.2f}" if abs(found) >= 1 or found == 0 else f"{found:.3g}"
+        return "no mean reward"
+    return f"{name} {found:.2f}" if abs(found) >= 1 or found == 0 else f"{name} {found:.3g}"
+
+
+def hint(value: object) -> str:
+    """Return a hint as a label: one printable line, cut; "" for none."""
+    line = _printable(value)
+    return f"hint: {line}" if line else ""
 
 
 def is_available(environment: Mapping[str, str]) -> bool:
