@@ -78,6 +78,7 @@ async def test_a_program_for_an_image(tmp_path: Path, monkeypatch: pytest.Monkey
             f"STORAGE_EMULATOR_HOST={cloud.endpoint}",
             f"CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE={cloud.endpoint}/compute/v1/",
             f"CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER={cloud.endpoint}/",
+            f"CLOUDSDK_API_ENDPOINT_OVERRIDES_MONITORING={cloud.endpoint}/",
             f"CSQL_PROXY_SQLADMIN_API_ENDPOINT={cloud.endpoint}/",
             f"GCE_METADATA_HOST={instance.address}:{cloud.metadata_port}",
             "HOSTNAME=quick-0001",

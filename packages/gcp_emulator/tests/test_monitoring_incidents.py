@@ -201,6 +201,21 @@ def test_absence_opens_until_there_are_data_again(world: World) -> None:
     assert world.events == ["opened", "closed", "opened", "closed"]
 
 
+def test_absence_of_what_has_long_been_silent_is_no_news(world: World) -> None:
+    """Of a series, the last 24 hours count."""
+    absent = {
+        "display_name": "silent",
+        "condition_absent": {
+            "filter": f'metric.type="{METRIC}" AND resource.type="global"',
+            "duration": {"seconds": 300},
+        },
+    }
+    world.write(1, age=86_460, experiment="forgotten")
+    world.write(1, age=3_600, experiment="silent")
+    world.add(absent)
+    assert world.told == [("opened", {"experiment": "silent"})]
+
+
 def test_trigger_needs_so_many_series(world: World) -> None:
     """Two of them."""
     world.add(condition(trigger={"count": 2}))

@@ -212,6 +212,7 @@ class LocalCloud:
             "STORAGE_EMULATOR_HOST": self.endpoint,
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{self.endpoint}/compute/v1/",
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": f"{self.endpoint}/",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_MONITORING": f"{self.endpoint}/",
             # As the real cloud-sql-proxy takes its option --sqladmin-api-endpoint.
             "CSQL_PROXY_SQLADMIN_API_ENDPOINT": f"{self.endpoint}/",
             # In the form of Google's own emulators; gRPC without TLS.

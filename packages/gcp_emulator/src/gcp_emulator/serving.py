@@ -129,6 +129,7 @@ def exports(known: dict[str, Any]) -> dict[str, str]:
         "STORAGE_EMULATOR_HOST": endpoint,
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{endpoint}/compute/v1/",
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": f"{endpoint}/",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_MONITORING": f"{endpoint}/",
         "MONITORING_EMULATOR_HOST": known["grpc_endpoint"],
         "GCLOUD_OPS_ENDPOINT": endpoint,
         "GCLOUD_OPS_PROJECT": known["project"],

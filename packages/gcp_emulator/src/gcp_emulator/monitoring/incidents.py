@@ -31,6 +31,9 @@ __all__ = ["Incidents"]
 
 _LATE: Final = 600.0
 """How old a point can be when it is written, and still be looked at."""
+_FORGOTTEN: Final = 86_400.0
+"""Of a series that is silent for longer, absence is no news
+(https://cloud.google.com/monitoring/alerts/metric-absence)."""
 _PERIOD: Final = 60.0
 _AUTO_CLOSE: Final = 7 * 86_400.0
 _MOST_KEPT: Final = 2_000
@@ -177,9 +180,10 @@ class Incidents:
         aggregation = part.aggregations[0] if part.aggregations else None
         series = self._store.select(self._filter(part.filter))
         for aligned in aggregate(series, aggregation, end=now, period=duration):
+            silence = now - aligned.newest
             yield _Verdict(
                 key=aligned.key,
-                violates=now - aligned.newest >= duration,
+                violates=silence >= duration if silence <= _FORGOTTEN else None,
                 value=aligned.value,
                 newest=aligned.newest,
             )
