@@ -123,5 +123,5 @@ async def _on_one[T](
             resource=f"instance {instance.name}",
             hint="it is still booting, or its template has no enable-guest-attributes=TRUE",
         )
-    async with ssh.connect(instance.address, instance.name, keys, clients.settings) as connection:
+    async with ssh.reach(clients, instance, keys) as connection:
         return await act(connection)

@@ -21,6 +21,7 @@ from gcloud_ops.clients import Clients
 from gcloud_ops.contract import CONTAINER
 from gcloud_ops.errors import ContainerFailed, GcloudOpsError, PermissionDenied, Unavailable
 from gcloud_ops.instances import host_keys
+from gcloud_ops.model import Instance
 
 __all__ = ["AT_ONCE", "CommandSent", "DispatchFailed", "Dispatcher", "raise_open_files_limit"]
 
@@ -87,10 +88,10 @@ class Dispatcher:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
 
-    def send(self, experiment: str, command: str, *, address: str, zone: str) -> None:
-        """Take up an experiment whose instance is up at `address`; returns at once."""
+    def send(self, experiment: str, command: str, *, instance: Instance) -> None:
+        """Take up an experiment whose instance is up; returns at once."""
         delivery = asyncio.run_coroutine_threadsafe(
-            self._deliver(experiment, command, address, zone), self._loop
+            self._deliver(experiment, command, instance), self._loop
         )
         self._deliveries.add(delivery)
         delivery.add_done_callback(self._deliveries.discard)
@@ -106,9 +107,9 @@ class Dispatcher:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
-    async def _deliver(self, experiment: str, command: str, address: str, zone: str) -> None:
+    async def _deliver(self, experiment: str, command: str, instance: Instance) -> None:
         try:
-            await self._send(experiment, command, address, zone)
+            await self._send(command, instance)
         except GcloudOpsError as error:
             self.results.put(DispatchFailed(experiment=experiment, error=error))
         except asyncio.CancelledError:
@@ -121,20 +122,18 @@ class Dispatcher:
         else:
             self.results.put(CommandSent(experiment=experiment))
 
-    async def _send(self, experiment: str, command: str, address: str, zone: str) -> None:
+    async def _send(self, command: str, instance: Instance) -> None:
         """Try until it works: sshd, docker, image and runner come up one after the other."""
         deadline = time.monotonic() + self._patience
         keys: tuple[str, ...] = ()
 
         async def connect_and_submit() -> None:
             nonlocal keys
-            keys = keys or await self._published_keys(experiment, zone)
+            keys = keys or await self._published_keys(instance)
             async with contextlib.AsyncExitStack() as stack:
                 async with self._slots:
                     connection = await stack.enter_async_context(
-                        ssh.connect(
-                            address, experiment, keys, self._clients.settings, timeout=30.0
-                        )
+                        ssh.reach(self._clients, instance, keys, timeout=30.0)
                     )
 
                 async def submit() -> None:
@@ -168,13 +167,12 @@ class Dispatcher:
             longest = max(_LONGEST_PAUSE, len(self._deliveries) / _TRIES_A_SECOND)
             pause = min(pause * 1.5, longest)
 
-    async def _published_keys(self, experiment: str, zone: str) -> tuple[str, ...]:
+    async def _published_keys(self, instance: Instance) -> tuple[str, ...]:
+        name, zone = instance.name, instance.zone
         async with self._slots:
-            keys = await asyncio.to_thread(host_keys, self._clients, experiment, zone=zone)
+            keys = await asyncio.to_thread(host_keys, self._clients, name, zone=zone)
         if not keys:
-            raise Unavailable(
-                f"{experiment}: no host key is published", resource=f"instance {experiment}"
-            )
+            raise Unavailable(f"{name}: no host key is published", resource=f"instance {name}")
         return keys
 
 

@@ -137,6 +137,7 @@ def _instance(found: "compute_v1.Instance") -> Instance:
         status=found.status,
         machine_type=last_part(found.machine_type),
         address=external or internal,
+        external_address=external,
         internal_address=internal,
         group=last_part(created_by) if "/instanceGroupManagers/" in created_by else "",
         labels=dict(found.labels),

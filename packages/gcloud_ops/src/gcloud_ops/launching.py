@@ -44,7 +44,7 @@ from gcloud_ops.errors import (
     Unavailable,
 )
 from gcloud_ops.finishing import Announcer
-from gcloud_ops.model import Member, Sweep
+from gcloud_ops.model import Instance, Member, Sweep
 from gcloud_ops.text import one_line
 
 __all__ = [
@@ -336,18 +336,18 @@ def _dispatch(
                     for name in waiting
                     if name not in under_way and name in members and members[name].is_up
                 ]
-                addresses = _addresses(planned, clients) if fresh else {}
+                found = _instances(planned, clients) if fresh else {}
             except Unavailable:
                 # The laptop may be off the net for a while; what is under way goes on.
-                listing, fresh, addresses, answered = (), [], {}, False
+                listing, fresh, found, answered = (), [], {}, False
             else:
                 answered = True
             if listing is None:
                 yield GroupGone(experiments=tuple(waiting))
                 break
             for name in fresh:
-                if address := addresses.get(name):
-                    dispatcher.send(name, waiting[name], address=address, zone=planned.zone)
+                if (instance := found.get(name)) and instance.address:
+                    dispatcher.send(name, waiting[name], instance=instance)
                     under_way.add(name)
                     last_movement = time.monotonic()
                     yield InstanceUp(experiment=name)
@@ -458,9 +458,9 @@ def _reasons(
     return counts
 
 
-def _addresses(planned: LaunchPlan, clients: Clients) -> dict[str, str]:
+def _instances(planned: LaunchPlan, clients: Clients) -> dict[str, Instance]:
     found = instances.list_instances(clients, group=planned.sweep.name, zone=planned.zone)
-    return {instance.name: instance.address for instance in found}
+    return {instance.name: instance for instance in found}
 
 
 def _manifest(planned: LaunchPlan) -> Manifest:

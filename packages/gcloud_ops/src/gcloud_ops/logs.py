@@ -19,7 +19,7 @@ from gcloud_ops.clients import Clients
 from gcloud_ops.contract import CONTAINER
 from gcloud_ops.dispatch import AT_ONCE, raise_open_files_limit
 from gcloud_ops.errors import GcloudOpsError, NotFound, Unavailable
-from gcloud_ops.model import ExperimentStatus, Observation, Snapshot
+from gcloud_ops.model import ExperimentStatus, Instance, Observation, Snapshot
 from gcloud_ops.sweeps import SweepWatch, is_over
 
 __all__ = ["LogChunk", "follow", "read", "select"]
@@ -142,7 +142,7 @@ class _Following:
         self._tail = tail
         self._rows = {row.id: row for row in seen.rows}
         self._is_over = is_over(seen)
-        self._addresses: dict[str, str] = {}
+        self._instances: dict[str, Instance] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
         self._main: asyncio.Task[None] | None = None
@@ -306,20 +306,18 @@ class _Following:
         self, instance: str
     ) -> contextlib.AbstractAsyncContextManager[ssh.Connection]:
         zone = self._looking.manifest.zone
-        if instance not in self._addresses:
+        if instance not in self._instances:
             found = await asyncio.to_thread(
                 instances.list_instances,
                 self._clients,
                 group=self._looking.manifest.sweep,
                 zone=zone,
             )
-            self._addresses = {it.name: it.address for it in found if it.address}
-        if instance not in self._addresses:
+            self._instances = {it.name: it for it in found if it.address}
+        if instance not in self._instances:
             raise NotFound(f"{instance}: it has no address")
         keys = await asyncio.to_thread(instances.host_keys, self._clients, instance, zone=zone)
-        return ssh.connect(
-            self._addresses[instance], instance, keys, self._clients.settings, timeout=20.0
-        )
+        return ssh.reach(self._clients, self._instances[instance], keys)
 
     async def _tell(self, log: "_Log", data: bytes) -> None:
         if data:

@@ -219,6 +219,8 @@ class Instance:
     machine_type: str = ""
     address: str = ""
     """The address to reach it at: external if there is one."""
+    external_address: str = ""
+    """"" where it has none: from outside its network it is reached through IAP."""
     internal_address: str = ""
     group: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
