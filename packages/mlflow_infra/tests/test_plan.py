@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, PermissionDenied
+from gcloud_ops.resources import ProjectPolicy
 from mlflow_infra.plan import (
     Begun,
     Done,
@@ -19,7 +20,6 @@ from mlflow_infra.plan import (
     up,
 )
 from mlflow_infra.resources import Place, ordered
-from mlflow_infra.resources.roles import ProjectPolicy
 from mlflow_infra.wanted import (
     ADMIN_SECRET,
     DATABASE,

@@ -9,21 +9,14 @@ from typing import Any
 import pytest
 
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest
+from gcloud_ops.resources import Event, Policy, ProjectPolicy, Resource, Roles
 from mlflow_infra import server
-from mlflow_infra.resources import Place, Resource, latest_version, ordered
-from mlflow_infra.resources.access import Apis, ServiceAccount
+from mlflow_infra.resources import Place, latest_version, ordered
+from mlflow_infra.resources.access import new_account, new_apis
 from mlflow_infra.resources.machine import Server
-from mlflow_infra.resources.network import Address, Firewall
-from mlflow_infra.resources.roles import (
-    Policy,
-    ProjectPolicy,
-    Roles,
-    bucket_roles,
-    project_roles,
-    secret_roles,
-)
-from mlflow_infra.resources.shape import Event
-from mlflow_infra.resources.storing import Bucket, Script, new_secret
+from mlflow_infra.resources.network import Address, new_firewall
+from mlflow_infra.resources.roles import bucket_roles, project_roles, secret_roles
+from mlflow_infra.resources.storing import Script, new_bucket, new_secret
 from mlflow_infra.wanted import (
     ADMIN_SECRET,
     DATABASE_SECRET,
@@ -39,7 +32,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, cloud_of: Any) -> Iterator[
     """One local cloud for this module: each test leaves it as it was."""
     started = cloud_of(tmp_path_factory.mktemp("cloud"))
     try:
-        Apis(Place(started.clients, started.infra)).ensure(_silent)
+        new_apis(Place(started.clients, started.infra)).ensure(_silent)
         yield started
     finally:
         started.stop()
@@ -53,14 +46,14 @@ def place(shared: Any) -> Iterator[Place]:
     shared.no_faults()
     resources: tuple[Resource, ...] = (
         Server(found),
-        Firewall(found, FIREWALL),
-        Firewall(found, TRAINER_FIREWALL),
+        new_firewall(found, FIREWALL),
+        new_firewall(found, TRAINER_FIREWALL),
         Address(found),
         bucket_roles(found),
         project_roles(found),
         *(new_secret(found, name) for name in (ADMIN_SECRET, DATABASE_SECRET, TRAINER_SECRET)),
-        Bucket(found),
-        ServiceAccount(found),
+        new_bucket(found),
+        new_account(found),
     )
     for resource in resources:
         resource.remove(_silent)
@@ -73,7 +66,7 @@ def test_all_have_names_of_their_own(place: Place) -> None:
     assert all(one.role.startswith("roles/") for one in resources)
 
 
-@pytest.mark.parametrize("kind", [ServiceAccount, Bucket, Address])
+@pytest.mark.parametrize("kind", [new_account, new_bucket, Address])
 def test_made_once_removed_once(place: Place, kind: Any) -> None:
     """A second `ensure` and a second `remove` change nothing, and say so."""
     resource: Resource = kind(place)
@@ -88,7 +81,7 @@ def test_made_once_removed_once(place: Place, kind: Any) -> None:
 
 def test_a_new_bucket_is_closed_and_keeps_versions(place: Place, shared: Any) -> None:
     """Uniform access, no public access, versions, our label, in the server's region."""
-    Bucket(place).ensure(_silent)
+    new_bucket(place).ensure(_silent)
     found = shared.clients.storage.get_bucket(place.infra.bucket)
     assert found.iam_configuration.uniform_bucket_level_access_enabled
     assert found.iam_configuration.public_access_prevention == "enforced"
@@ -99,16 +92,16 @@ def test_a_new_bucket_is_closed_and_keeps_versions(place: Place, shared: Any) ->
 
 def test_our_bucket_is_closed_again(place: Place, shared: Any) -> None:
     """What somebody opened is a difference, and mended."""
-    Bucket(place).ensure(_silent)
+    new_bucket(place).ensure(_silent)
     found = shared.clients.storage.get_bucket(place.infra.bucket)
     found.iam_configuration.public_access_prevention = "inherited"
     found.versioning_enabled = False
     found.patch()
-    seen = Bucket(place).observe()
+    seen = new_bucket(place).observe()
     assert seen.state == "differs"
     assert "public access prevention is inherited, wanted enforced" in seen.differences
-    assert Bucket(place).ensure(_silent) == tuple(f"mended: {line}" for line in seen.mends)
-    assert Bucket(place).observe().state == "there"
+    assert new_bucket(place).ensure(_silent) == tuple(f"mended: {line}" for line in seen.mends)
+    assert new_bucket(place).observe().state == "there"
 
 
 def test_a_bucket_of_before_is_used_and_never_deleted(place: Place, shared: Any) -> None:
@@ -117,12 +110,12 @@ def test_a_bucket_of_before_is_used_and_never_deleted(place: Place, shared: Any)
     try:
         bucket.blob("quick/sweep.json").upload_from_string("mine")
         bucket.blob("mlflow_artifacts/1/model").upload_from_string("a model")
-        seen = Bucket(place).observe()
+        seen = new_bucket(place).observe()
         assert seen.state == "differs"
         assert seen.mends == ()
         assert "mlflow-infra didn't make it, and won't delete it" in seen.differences
-        assert Bucket(place).ensure(_silent) == ()
-        (line,) = Bucket(place).remove(_silent)
+        assert new_bucket(place).ensure(_silent) == ()
+        (line,) = new_bucket(place).remove(_silent)
         assert "left the bucket" in line
         assert [blob.name for blob in bucket.list_blobs()] == ["quick/sweep.json"]
     finally:
@@ -131,13 +124,13 @@ def test_a_bucket_of_before_is_used_and_never_deleted(place: Place, shared: Any)
 
 def test_a_bucket_goes_with_all_its_versions(place: Place, shared: Any) -> None:
     """Versions that were replaced would keep a bucket from being deleted."""
-    Bucket(place).ensure(_silent)
+    new_bucket(place).ensure(_silent)
     bucket = shared.clients.storage.bucket(place.infra.bucket)
     for text in ("one", "two"):
         bucket.blob("mlflow_artifacts/x").upload_from_string(text)
-    (line,) = Bucket(place).remove(_silent)
+    (line,) = new_bucket(place).remove(_silent)
     assert line.startswith("deleted, with ")
-    assert Bucket(place).observe().state == "missing"
+    assert new_bucket(place).observe().state == "missing"
 
 
 @pytest.mark.parametrize("status", [403, 409])
@@ -147,13 +140,13 @@ def test_a_name_that_is_taken_is_said_in_one_line(place: Place, shared: Any, sta
     reason = "forbidden" if status == 403 else "conflict"
     shared.fault(method, status=status, reason=reason, message="taken", count=1)
     with pytest.raises(GcloudOpsError, match=r"--bucket OTHER") as caught:
-        Bucket(place).ensure(_silent)
+        new_bucket(place).ensure(_silent)
     assert "\n" not in str(caught.value)
 
 
 def test_a_script_is_written_once_and_mended(place: Place, shared: Any) -> None:
     """It runs as root: what somebody wrote over it is not what the server starts."""
-    Bucket(place).ensure(_silent)
+    new_bucket(place).ensure(_silent)
     script = Script(place)
     assert script.ensure(_silent) == ("written",)
     assert script.ensure(_silent) == ()
@@ -221,7 +214,7 @@ def test_no_error_tells_a_secret(place: Place, shared: Any) -> None:
 
 def test_roles_leave_other_bindings_alone(place: Place) -> None:
     """Also of the same role, and those with a condition; ours go, theirs stay."""
-    ServiceAccount(place).ensure(_silent)
+    new_account(place).ensure(_silent)
     policy = ProjectPolicy(place)
     before = policy.read()
     mine = f"serviceAccount:{place.infra.account}"
@@ -233,10 +226,10 @@ def test_roles_leave_other_bindings_alone(place: Place) -> None:
     }
     policy.write({**before, "version": 3, "bindings": [*before["bindings"], theirs, conditional]})
     roles = project_roles(place)
-    assert len(roles.ensure(_silent)) == 2
+    assert len(roles.ensure(_silent)) == 3
     assert roles.ensure(_silent) == ()
     assert _members(policy, "roles/cloudsql.client") == {"user:other@example.com", mine}
-    assert len(roles.remove(_silent)) == 2
+    assert len(roles.remove(_silent)) == 3
     after = policy.read()
     assert _members(policy, "roles/cloudsql.client") == {"user:other@example.com"}
     assert conditional in after["bindings"]
@@ -245,7 +238,7 @@ def test_roles_leave_other_bindings_alone(place: Place) -> None:
 
 def test_roles_are_granted_though_others_write_too(place: Place) -> None:
     """Who loses against the etag reads again; what the other wrote is still there."""
-    ServiceAccount(place).ensure(_silent)
+    new_account(place).ensure(_silent)
     policy = _Raced(ProjectPolicy(place), times=3)
     role = "roles/cloudsql.client"
     roles = Roles(place, policy, lambda: ((role, f"serviceAccount:{place.infra.account}"),))
@@ -280,33 +273,33 @@ def test_trainers_read_their_secret_alone(place: Place) -> None:
 
 def test_a_firewall_rule_follows_its_ranges(place: Place, shared: Any) -> None:
     """Others are a difference that is mended; none is no rule at all."""
-    rule = Firewall(place, FIREWALL)
+    rule = new_firewall(place, FIREWALL)
     assert rule.ensure(_silent) == ("made",)
     assert rule.observe().state == "there"
     moved = Place(shared.clients, replace(place.infra, source_ranges=("203.0.113.7/32",)))
-    assert Firewall(moved, FIREWALL).observe().differences == (
+    assert new_firewall(moved, FIREWALL).observe().differences == (
         "source ranges is 127.0.0.0/8, wanted 203.0.113.7/32",
     )
-    assert len(Firewall(moved, FIREWALL).ensure(_silent)) == 1
-    assert Firewall(moved, FIREWALL).observe().state == "there"
+    assert len(new_firewall(moved, FIREWALL).ensure(_silent)) == 1
+    assert new_firewall(moved, FIREWALL).observe().state == "there"
     nobody = Place(shared.clients, replace(place.infra, source_ranges=()))
-    assert Firewall(nobody, FIREWALL).observe().differences == ("it is there, wanted none",)
-    assert Firewall(nobody, FIREWALL).ensure(_silent) == ("deleted",)
-    assert Firewall(nobody, FIREWALL).observe().state == "there"
-    assert Firewall(nobody, FIREWALL).ensure(_silent) == ()
+    assert new_firewall(nobody, FIREWALL).observe().differences == ("it is there, wanted none",)
+    assert new_firewall(nobody, FIREWALL).ensure(_silent) == ("deleted",)
+    assert new_firewall(nobody, FIREWALL).observe().state == "there"
+    assert new_firewall(nobody, FIREWALL).ensure(_silent) == ()
 
 
 def test_trainers_come_in_by_their_account(place: Place, shared: Any) -> None:
     """From their service account to the server's, on the one port; no tag, no range."""
-    ServiceAccount(place).ensure(_silent)
-    assert Firewall(place, TRAINER_FIREWALL).ensure(_silent) == ("made",)
+    new_account(place).ensure(_silent)
+    assert new_firewall(place, TRAINER_FIREWALL).ensure(_silent) == ("made",)
     found = shared.clients.firewalls.get(project=place.infra.project, firewall=TRAINER_FIREWALL)
     assert list(found.source_service_accounts) == [place.trainers]
     assert list(found.target_service_accounts) == [place.infra.account]
     assert not found.source_ranges
     assert not found.target_tags
     assert [(one.I_p_protocol, list(one.ports)) for one in found.allowed] == [("tcp", ["5000"])]
-    assert Firewall(place, TRAINER_FIREWALL).observe().state == "there"
+    assert new_firewall(place, TRAINER_FIREWALL).observe().state == "there"
 
 
 def test_a_server_is_as_wanted(place: Place) -> None:
@@ -422,7 +415,7 @@ def _silent(event: Event) -> None:
 
 
 def _with_server(place: Place) -> None:
-    for resource in (ServiceAccount(place), Bucket(place), Script(place), Address(place)):
+    for resource in (new_account(place), new_bucket(place), Script(place), Address(place)):
         resource.ensure(_silent)
     assert Server(place).ensure(_silent) == ("made",)
 

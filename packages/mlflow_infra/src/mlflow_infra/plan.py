@@ -10,27 +10,24 @@ it only reads too. `down` removes all but the data, or all.
     plan = up(clients, infra, tell=print)
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
+from gcloud_ops import resources
 from gcloud_ops.clients import Clients
-from gcloud_ops.errors import PermissionDenied
-from mlflow_infra.prices import PRICES, Prices
-from mlflow_infra.resources import (
+from gcloud_ops.resources import (
     Begun,
     Done,
     Event,
-    Place,
     Progressed,
     Resource,
     Seen,
     Tell,
-    find_address,
-    latest_version,
-    ordered,
+    ensure_all,
+    observe_all,
+    remove_all,
 )
+from mlflow_infra.prices import PRICES, Prices
+from mlflow_infra.resources import Place, Priced, find_address, latest_version, ordered
 from mlflow_infra.wanted import Infrastructure
 
 __all__ = [
@@ -48,64 +45,20 @@ __all__ = [
     "up",
 ]
 
-_ENABLED_WITHIN = 300.0  # seconds until a new API answers everywhere
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One resource as it was found."""
+class Finding(resources.Finding):
+    """One resource as it was found, and its price."""
 
-    what: str
-    """Kind and name, such as `Cloud SQL instance mlflow-backend`."""
-    holds_data: bool
-    seen: Seen
     monthly: float | None
     """What it costs a month in US dollars, there or not; None where that isn't known."""
 
-    @property
-    def state(self) -> str:
-        """`missing`, `making`, `there` or `differs`."""
-        return self.seen.state
-
-    @property
-    def differences(self) -> tuple[str, ...]:
-        """What isn't as wanted, in words."""
-        return self.seen.differences
-
-    @property
-    def is_changed_by_up(self) -> bool:
-        """Whether `up` would make, await or mend it."""
-        return self.state in {"missing", "making"} or bool(self.seen.mends)
-
-    @property
-    def drift(self) -> tuple[str, ...]:
-        """The differences that `up` leaves, because only people can decide on them."""
-        if self.state != "differs":
-            return ()
-        return tuple(one for one in self.differences if one not in self.seen.mends)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What was found, in the order in which it is made."""
+class Plan(resources.Plan[Finding]):
+    """What was found, in the order in which it is made, and what it costs."""
 
-    findings: tuple[Finding, ...]
     prices: Prices = PRICES
-
-    @property
-    def changes(self) -> tuple[Finding, ...]:
-        """What `up` would make, await or mend."""
-        return tuple(one for one in self.findings if one.is_changed_by_up)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether `up` would change nothing."""
-        return not self.changes
-
-    @property
-    def drift(self) -> tuple[Finding, ...]:
-        """What differs, and `up` would leave so."""
-        return tuple(one for one in self.findings if one.drift)
 
     @property
     def monthly(self) -> float:
@@ -134,15 +87,11 @@ def look(
         InvalidRequest: What is wanted can't be.
     """
     place = _place(clients, infra)
-    findings = []
-    for resource in ordered(place, database_password=database_password):
-        if place.disabled.intersection(resource.apis):
-            seen = Seen(state="missing")
-        else:
-            with _explained(resource):
-                seen = resource.observe()
-        findings.append(_finding(resource, seen, prices))
-    return Plan(findings=tuple(findings), prices=prices)
+    wanted = ordered(place, database_password=database_password)
+    findings = tuple(
+        _finding(resource, seen, prices) for resource, seen in observe_all(place, wanted)
+    )
+    return Plan(findings=findings, prices=prices)
 
 
 def up(
@@ -168,14 +117,7 @@ def up(
         InvalidRequest: What is wanted can't be; nothing was made.
     """
     place = _place(clients, infra)
-    resources = ordered(place, database_password=database_password)
-    fresh = False
-    for position, resource in enumerate(resources, start=1):
-        tell(Begun(what=resource.what, position=position, count=len(resources)))
-        with _explained(resource):
-            changes = _patiently(resource, tell) if fresh else resource.ensure(tell)
-        fresh = fresh or (position == 1 and bool(changes))
-        tell(Done(what=resource.what, changes=changes))
+    ensure_all(ordered(place, database_password=database_password), tell)
     return look(clients, infra, prices=prices, database_password=database_password)
 
 
@@ -203,19 +145,7 @@ def down(
         GcloudOpsError: A step can't be done; another `down` goes on there.
     """
     place = _place(clients, infra)
-    resources = ordered(place)
-    with _explained(resources[0]):
-        resources[0].observe()
-    removed = [
-        one
-        for one in reversed(resources)
-        if (delete_data or not one.holds_data) and not place.disabled.intersection(one.apis)
-    ]
-    for position, resource in enumerate(removed, start=1):
-        tell(Begun(what=resource.what, position=position, count=len(removed)))
-        with _explained(resource):
-            changes = resource.remove(tell)
-        tell(Done(what=resource.what, changes=changes))
+    remove_all(place, ordered(place), tell, delete_data=delete_data)
     return look(clients, infra, prices=prices)
 
 
@@ -248,35 +178,5 @@ def _finding(resource: Resource, seen: Seen, prices: Prices) -> Finding:
         what=resource.what,
         holds_data=resource.holds_data,
         seen=seen,
-        monthly=resource.monthly(prices),
+        monthly=resource.monthly(prices) if isinstance(resource, Priced) else 0.0,
     )
-
-
-@contextmanager
-def _explained(resource: Resource) -> Iterator[None]:
-    """Say which role permits it, where Google's sentence names no permission."""
-    try:
-        yield
-    except PermissionDenied as error:
-        if error.hint or "quota" in error.message.lower():
-            raise
-        raise PermissionDenied(
-            error.message,
-            resource=error.resource,
-            hint=f"ask for the role {resource.role} in the project",
-        ) from error
-
-
-def _patiently(resource: Resource, tell: Tell) -> tuple[str, ...]:
-    """As `ensure`, where an API was enabled a moment ago, and doesn't answer everywhere yet."""
-    begin = time.monotonic()
-    while True:
-        try:
-            return resource.ensure(tell)
-        except PermissionDenied as error:
-            waited = time.monotonic() - begin
-            if "enable the API" not in error.hint or waited > _ENABLED_WITHIN:
-                raise
-            text = "waits for an API that was enabled just now"
-            tell(Progressed(what=resource.what, seconds=waited, text=text))
-            time.sleep(5.0)

@@ -59,9 +59,9 @@ def up(
     """
     from gcloud_ops.cli import output
     from gcloud_ops.cli.output import ExitCode
+    from gcloud_ops.cli.steps import showing
     from mlflow_infra import operations
     from mlflow_infra import plan as planning
-    from mlflow_infra.cli.display import showing
 
     given = operations.Given(
         zone=session.common.zone,
@@ -87,7 +87,7 @@ def up(
     _tell_drift(looked)
     if looked.changes and not session.common.local:
         for finding in looked.changes:
-            output.say(f"  {finding.what}: {_words(finding)}")
+            output.say(f"  {finding.what}: {finding.change}")
         question = f"Make this in project {infra.project}, for {_cost(looked)}?"
         if not output.confirm(question, yes=yes):
             return ExitCode.USAGE
@@ -162,9 +162,9 @@ def down(
         yes: Don't ask for names.
     """
     from gcloud_ops.cli import output
+    from gcloud_ops.cli.steps import showing
     from mlflow_infra import operations
     from mlflow_infra import plan as planning
-    from mlflow_infra.cli.display import showing
     from mlflow_infra.wanted import SERVER
 
     infra = operations.found_or_default(session.clients, bucket=session.common.bucket)
@@ -267,12 +267,6 @@ def _tell_staying(findings: "Sequence[Finding]") -> None:
 
     for finding in findings:
         say(f"stays: {finding.what}")
-
-
-def _words(finding: "Finding") -> str:
-    if finding.state == "missing" and not finding.seen.mends:
-        return "will be made"
-    return "; ".join(finding.seen.mends or finding.differences) or "is being made"
 
 
 def _cost(looked: "Plan") -> str:

@@ -48,7 +48,7 @@ def check(clients: Clients, infra: Infrastructure) -> Iterator[Check]:
         # What `up` would leave as it is is somebody's wish; what it would mend is not well.
         yield Check(
             name=finding.what,
-            is_good=not finding.is_changed_by_up,
+            is_good=not finding.is_changed,
             detail=one_line(detail),
             seconds=None,
         )

@@ -1,42 +1,23 @@
 """What a tracking server consists of in the cloud: one small class for each kind of thing.
 
-All have the shape of `Resource`. `ordered` gives them in the order in which they are made;
+All have the shape of `gcloud_ops.resources.Resource`, where those are that others make, too; those
+that cost money are `Priced`. `ordered` gives them in the order in which they are made;
 `access` and `roles` hold who may do what, `storing` what is kept, `network` how it is reached,
 `database` and `machine` what runs.
 """
 
 from gcloud_ops.errors import InvalidRequest
-from mlflow_infra.resources.access import Apis, ServiceAccount
+from gcloud_ops.resources import Resource
+from mlflow_infra.resources.access import new_account, new_apis
 from mlflow_infra.resources.database import Database, Instance, User
 from mlflow_infra.resources.machine import Server
-from mlflow_infra.resources.network import Address, Firewall, find_address
+from mlflow_infra.resources.network import Address, find_address, new_firewall
 from mlflow_infra.resources.roles import bucket_roles, project_roles, secret_roles
-from mlflow_infra.resources.shape import (
-    Begun,
-    Done,
-    Event,
-    Place,
-    Progressed,
-    Resource,
-    Seen,
-    Tell,
-)
-from mlflow_infra.resources.storing import Bucket, Script, latest_version, new_secret
+from mlflow_infra.resources.shape import Place, Priced
+from mlflow_infra.resources.storing import Script, latest_version, new_bucket, new_secret
 from mlflow_infra.wanted import DATABASE_SECRET, FIREWALL, SECRETS, TRAINER_FIREWALL
 
-__all__ = [
-    "Begun",
-    "Done",
-    "Event",
-    "Place",
-    "Progressed",
-    "Resource",
-    "Seen",
-    "Tell",
-    "find_address",
-    "latest_version",
-    "ordered",
-]
+__all__ = ["Place", "Priced", "find_address", "latest_version", "ordered"]
 
 
 def ordered(place: Place, *, database_password: str | None = None) -> tuple[Resource, ...]:
@@ -56,9 +37,9 @@ def ordered(place: Place, *, database_password: str | None = None) -> tuple[Reso
         )
     given = {DATABASE_SECRET: database_password}
     return (
-        Apis(place),
-        ServiceAccount(place),
-        Bucket(place),
+        new_apis(place),
+        new_account(place),
+        new_bucket(place),
         *(new_secret(place, name, given.get(name)) for name in SECRETS),
         Instance(place),
         Database(place),
@@ -68,8 +49,8 @@ def ordered(place: Place, *, database_password: str | None = None) -> tuple[Reso
         *(secret_roles(place, name) for name in SECRETS),
         Script(place),
         Address(place),
-        Firewall(place, FIREWALL),
-        Firewall(place, TRAINER_FIREWALL),
+        new_firewall(place, FIREWALL),
+        new_firewall(place, TRAINER_FIREWALL),
         Server(place),
     )
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Final
 
 from gcloud_ops.clients import error_for_code
 from gcloud_ops.errors import AlreadyExists, InvalidRequest, NotFound, OperationFailed
+from gcloud_ops.resources import Seen, Tell, wait_until
 from mlflow_infra.prices import Prices
-from mlflow_infra.resources.shape import Place, Seen, Tell, wait_until
+from mlflow_infra.resources.shape import Place
 from mlflow_infra.resources.storing import latest_version
 from mlflow_infra.wanted import DATABASE, DATABASE_SECRET, DATABASE_USER, INSTANCE, LABELS
 
@@ -241,11 +242,6 @@ class Database:
         del tell
         return ()
 
-    def monthly(self, prices: Prices) -> float | None:
-        """Nothing beside the instance."""
-        del prices
-        return 0.0
-
     def _observe(self) -> Seen:
         request = (
             _api(self.place)
@@ -312,11 +308,6 @@ class User:
         """Leave it to the instance's removal."""
         del tell
         return ()
-
-    def monthly(self, prices: Prices) -> float | None:
-        """Nothing beside the instance."""
-        del prices
-        return 0.0
 
     def _observe(self) -> Seen:
         request = (

@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from gcloud_ops.compute import last_part
 from gcloud_ops.errors import NotFound
+from gcloud_ops.resources import Seen, Tell, line_if_different, wait_until
 from mlflow_infra.prices import Prices
 from mlflow_infra.resources.network import find_address
-from mlflow_infra.resources.shape import (
-    MADE_BY,
-    Place,
-    Seen,
-    Tell,
-    line_if_different,
-    wait_until,
-)
+from mlflow_infra.resources.shape import MADE_BY, Place
 from mlflow_infra.wanted import ADDRESS, LABELS, SERVER
 
 if TYPE_CHECKING:

@@ -5,158 +5,35 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from gcloud_ops.clients import CALL_TIMEOUT
-from gcloud_ops.errors import AlreadyExists, NotFound, PermissionDenied
-from gcloud_ops.objects import list_blobs
+from gcloud_ops.errors import AlreadyExists, NotFound
+from gcloud_ops.resources import Bucket, Seen, Tell, delete_versions
 from mlflow_infra.prices import Prices
-from mlflow_infra.resources.shape import Place, Progressed, Seen, Tell
+from mlflow_infra.resources.shape import MAKER, Place
 from mlflow_infra.wanted import (
     ADMIN_SECRET,
     LABELS,
     TRAINER_SECRET,
 )
 
-__all__ = ["Bucket", "Script", "Secret", "latest_version", "new_secret"]
+__all__ = ["Script", "Secret", "latest_version", "new_bucket", "new_secret"]
 
-_DELETIONS: Final = 32
 _SCRIPTS: Final = "scripts/start_mlflow_tracking-"
-_TAKEN: Final = "a bucket's name is unique in the world: choose another one, `--bucket OTHER`"
 
 
-@dataclass(slots=True)
-class Bucket:
-    """The bucket of the artifacts."""
-
-    place: Place
-    holds_data: ClassVar[bool] = True
-    apis: ClassVar[tuple[str, ...]] = (
-        "cloudresourcemanager.googleapis.com",
-        "storage.googleapis.com",
+def new_bucket(place: Place) -> Bucket:
+    """The bucket of the artifacts, and of the start script, which runs as root on the server."""
+    return Bucket(
+        place,
+        place.infra.bucket,
+        location=place.infra.region,
+        maker=MAKER,
+        prefixes=("mlflow_artifacts/", _SCRIPTS),
     )
-    role: ClassVar[str] = "roles/storage.admin"
-
-    @property
-    def what(self) -> str:
-        """Kind and name."""
-        return f"bucket {self.place.infra.bucket}"
-
-    def observe(self) -> Seen:
-        """See whether it is there, as it should be, and ours.
-
-        Raises:
-            PermissionDenied: It belongs to another project. A start script that others can
-                replace would run as root on the server.
-        """
-        found = self._find()
-        if found is None:
-            return Seen(state="missing")
-        mends, leaves = self._compare(found)
-        return Seen.compared(mends=mends, leaves=leaves)
-
-    def ensure(self, tell: Tell) -> tuple[str, ...]:
-        """Make it, or close it to the public and keep versions, if it is ours."""
-        del tell
-        found = self._find()
-        if found is None:
-            self._create()
-            return ("made",)
-        mends, _ = self._compare(found)
-        if not mends:
-            return ()
-        _harden(found)
-        self.place.clients.call(
-            self.what,
-            lambda: found.patch(
-                if_metageneration_match=found.metageneration, retry=None, timeout=CALL_TIMEOUT
-            ),
-        )
-        return tuple(f"mended: {line}" for line in mends)
-
-    def remove(self, tell: Tell) -> tuple[str, ...]:
-        """Delete it with all that is in it; of one that we didn't make, only what is ours."""
-        found = self._find()
-        if found is None:
-            return ()
-        if not _is_ours(found):
-            count = sum(
-                _delete_objects(self.place, self.what, prefix, tell)
-                for prefix in ("mlflow_artifacts/", _SCRIPTS)
-            )
-            return (f"deleted {count} objects; left the bucket, which mlflow-infra didn't make",)
-        count = _delete_objects(self.place, self.what, "", tell)
-        with suppress(NotFound):
-            self.place.clients.call(
-                self.what, lambda: found.delete(retry=None, timeout=CALL_TIMEOUT)
-            )
-        return (f"deleted, with {count} objects",)
-
-    def monthly(self, prices: Prices) -> float | None:
-        """What is stored costs, and that grows: see `Prices.storage_gb`."""
-        del prices
-        return 0.0
-
-    def _find(self) -> Any:
-        client = self.place.clients.storage
-        try:
-            found = self.place.clients.call(
-                self.what,
-                lambda: client.get_bucket(
-                    self.place.infra.bucket, retry=None, timeout=CALL_TIMEOUT
-                ),
-            )
-        except NotFound:
-            return None
-        except PermissionDenied as error:
-            if "enable the API" in error.hint:
-                raise
-            raise PermissionDenied(error.message, resource=self.what, hint=_TAKEN) from error
-        if str(found.project_number) != self.place.number:
-            raise PermissionDenied(
-                f"{self.what}: it belongs to another project", resource=self.what, hint=_TAKEN
-            )
-        return found
-
-    def _create(self) -> None:
-        infra = self.place.infra
-        new = self.place.clients.storage.bucket(infra.bucket)
-        _harden(new)
-        new.labels = dict(LABELS)
-        try:
-            self.place.clients.call(
-                self.what,
-                lambda: new.create(location=infra.region, retry=None, timeout=CALL_TIMEOUT),
-            )
-        except AlreadyExists as error:
-            # By the try whose answer was lost; or it is somebody else's.
-            if self._find() is None:
-                raise AlreadyExists(error.message, resource=self.what, hint=_TAKEN) from error
-
-    def _compare(self, found: Any) -> tuple[list[str], list[str]]:
-        """What isn't as wanted: what can be mended, and what is left."""
-        rules = found.iam_configuration
-        open_to = []
-        if not rules.uniform_bucket_level_access_enabled:
-            open_to.append("uniform access is off, wanted on")
-        if rules.public_access_prevention != "enforced":
-            open_to.append(
-                f"public access prevention is {rules.public_access_prevention}, wanted enforced"
-            )
-        if not found.versioning_enabled:
-            open_to.append("versioning is off, wanted on")
-        leaves = []
-        if str(found.location).lower() != self.place.infra.region:
-            leaves.append(
-                f"location is {str(found.location).lower()}, wanted {self.place.infra.region}"
-            )
-        if _is_ours(found):
-            return open_to, leaves
-        # Others may rely on how it is.
-        return [], [*open_to, *leaves, "mlflow-infra didn't make it, and won't delete it"]
 
 
 @dataclass(slots=True)
@@ -206,13 +83,8 @@ class Script:
 
     def remove(self, tell: Tell) -> tuple[str, ...]:
         """Delete it, and those of before, with all their versions."""
-        count = _delete_objects(self.place, self.what, _SCRIPTS, tell)
+        count = delete_versions(self.place, self.what, self.place.infra.bucket, _SCRIPTS, tell)
         return (f"deleted {count} objects",) if count else ()
-
-    def monthly(self, prices: Prices) -> float | None:
-        """Nothing worth mentioning."""
-        del prices
-        return 0.0
 
     @property
     def _name(self) -> str:
@@ -355,40 +227,3 @@ def latest_version(place: Place, name: str) -> tuple[str, str]:
     )
     value = base64.b64decode(reply["payload"]["data"]).decode()
     return str(reply["name"]).rpartition("/")[2], value
-
-
-def _harden(bucket: Any) -> None:
-    bucket.iam_configuration.uniform_bucket_level_access_enabled = True
-    bucket.iam_configuration.public_access_prevention = "enforced"
-    bucket.versioning_enabled = True
-
-
-def _is_ours(bucket: Any) -> bool:
-    return bool(LABELS.items() <= bucket.labels.items())
-
-
-def _delete_objects(place: Place, what: str, prefix: str, tell: Tell) -> int:
-    """Delete all versions of the objects whose names begin so; how many there were."""
-    try:
-        found = list_blobs(
-            place.clients,
-            place.infra.bucket,
-            "name,generation",
-            prefix=prefix or None,
-            versions=True,
-        )
-    except NotFound:
-        return 0
-
-    def delete(blob: Any) -> None:
-        with suppress(NotFound):
-            place.clients.call(
-                f"object {blob.name}", lambda: blob.delete(retry=None, timeout=CALL_TIMEOUT)
-            )
-
-    with ThreadPoolExecutor(_DELETIONS, thread_name_prefix="delete") as pool:
-        for count, _ in enumerate(pool.map(delete, found), start=1):
-            if count % 500 == 0:
-                text = f"{count} of {len(found)} objects deleted"
-                tell(Progressed(what=what, seconds=0.0, text=text))
-    return len(found)

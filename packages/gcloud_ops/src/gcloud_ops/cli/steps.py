@@ -1,4 +1,4 @@
-"""What happens while the server is made, for people: a live picture on a terminal, else lines.
+"""What happens while resources are made, for people: a live picture on a terminal, else lines.
 
 Everything here goes to standard error.
 """
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gcloud_ops.cli.output import say
+from gcloud_ops.resources.shape import Begun, Done, Event, Progressed
 from gcloud_ops.text import one_line
-from mlflow_infra.resources import Begun, Done, Event, Progressed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

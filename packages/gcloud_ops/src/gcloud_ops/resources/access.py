@@ -1,0 +1,156 @@
+"""What all else needs: the project's APIs, and accounts that VMs run as."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from gcloud_ops.errors import AlreadyExists, InvalidRequest, NotFound
+from gcloud_ops.resources.shape import Place, Seen, Tell, wait_until
+
+__all__ = ["Apis", "ServiceAccount"]
+
+
+@dataclass(slots=True)
+class Apis:
+    """The APIs that all else is reached by. They stay enabled."""
+
+    place: Place
+    names: tuple[str, ...]
+    """Such as `compute.googleapis.com`."""
+    holds_data: ClassVar[bool] = False
+    apis: ClassVar[tuple[str, ...]] = ()
+    role: ClassVar[str] = "roles/serviceusage.serviceUsageAdmin"
+
+    @property
+    def what(self) -> str:
+        """Kind and name."""
+        return "APIs"
+
+    def observe(self) -> Seen:
+        """See which are enabled; the place learns which are not."""
+        parent = f"projects/{self.place.project}"
+        found = self.place.clients.execute(
+            self.what,
+            self._api.services().batchGet(
+                parent=parent, names=[f"{parent}/services/{name}" for name in self.names]
+            ),
+        )
+        enabled = {
+            str(one["name"]).rpartition("/")[2]
+            for one in found.get("services", [])
+            if one.get("state") == "ENABLED"
+        }
+        missing = tuple(name for name in self.names if name not in enabled)
+        self.place.disabled = frozenset(missing)
+        lines = tuple(f"{name} is not enabled" for name in missing)
+        return Seen(state="missing" if missing else "there", differences=lines, mends=lines)
+
+    def ensure(self, tell: Tell) -> tuple[str, ...]:
+        """Enable those that aren't."""
+        self.observe()
+        missing = sorted(self.place.disabled)
+        if not missing:
+            return ()
+        operation = self.place.clients.execute(
+            self.what,
+            self._api.services().batchEnable(
+                parent=f"projects/{self.place.project}", body={"serviceIds": missing}
+            ),
+            repeat=True,
+        )
+        self._wait(operation, tell)
+        self.place.disabled = frozenset()
+        return tuple(f"enabled {name}" for name in missing)
+
+    def remove(self, tell: Tell) -> tuple[str, ...]:
+        """Leave them: others use them too."""
+        del tell
+        return ()
+
+    @property
+    def _api(self) -> Any:
+        return self.place.clients.api("serviceusage", "v1")
+
+    def _wait(self, operation: dict[str, Any], tell: Tell) -> None:
+        latest = operation
+
+        def look() -> str | None:
+            nonlocal latest
+            if not latest.get("done"):
+                request = self._api.operations().get(name=operation["name"])
+                latest = self.place.clients.execute(self.what, request)
+            return None if latest.get("done") else "are being enabled"
+
+        wait_until(tell, self.what, look, seconds=300.0)
+        error = latest.get("error")
+        if error:
+            raise InvalidRequest(f"{self.what}: {error.get('message', '')}", resource=self.what)
+
+
+@dataclass(slots=True)
+class ServiceAccount:
+    """An account that VMs run as."""
+
+    place: Place
+    name: str
+    """The part of its e-mail address before the @."""
+    title: str
+    description: str
+    holds_data: ClassVar[bool] = False
+    apis: ClassVar[tuple[str, ...]] = ("iam.googleapis.com",)
+    role: ClassVar[str] = "roles/iam.serviceAccountAdmin"
+
+    @property
+    def what(self) -> str:
+        """Kind and name."""
+        return f"service account {self.name}"
+
+    def observe(self) -> Seen:
+        """See whether it is there."""
+        found = self.place.find(self.what, self._accounts.get(name=self._path))
+        if found is None:
+            return Seen(state="missing")
+        return Seen.compared(leaves=["is disabled"] if found.get("disabled") else [])
+
+    def ensure(self, tell: Tell) -> tuple[str, ...]:
+        """Make it."""
+        del tell
+        if self.observe().state != "missing":
+            return ()
+        body = {
+            "accountId": self.name,
+            "serviceAccount": {
+                "displayName": self.title,
+                "description": self.description,
+            },
+        }
+        project = f"projects/{self.place.project}"
+        request = self._accounts.create(name=project, body=body)
+        try:
+            self.place.clients.execute(self.what, request, repeat=True)
+        except AlreadyExists:
+            return ()  # by the try whose answer was lost
+        return ("made",)
+
+    def remove(self, tell: Tell) -> tuple[str, ...]:
+        """Delete it."""
+        del tell
+        if self.observe().state == "missing":
+            return ()
+        with suppress(NotFound):
+            request = self._accounts.delete(name=self._path)
+            self.place.clients.execute(self.what, request, repeat=True)
+        return ("deleted",)
+
+    @property
+    def _accounts(self) -> Any:
+        return self.place.clients.api("iam", "v1").projects().serviceAccounts()
+
+    @property
+    def email(self) -> str:
+        """Its address."""
+        return f"{self.name}@{self.place.project}.iam.gserviceaccount.com"
+
+    @property
+    def _path(self) -> str:
+        return f"projects/{self.place.project}/serviceAccounts/{self.email}"
