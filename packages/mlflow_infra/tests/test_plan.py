@@ -349,7 +349,7 @@ def _check_complete(cloud: Any) -> None:
     assert len(found["objects"]) == 1
     assert len(found["addresses"]) == 1
     assert len(found["firewalls"]) == 2
-    assert len([one for one in found["project"] if cloud.infra.account in one[1]]) == 2
+    assert len([one for one in found["project"] if cloud.infra.account in one[1]]) == 3
     assert len(found["readers"]) == 5
     assert read_secret(cloud.clients, cloud.infra, ADMIN_SECRET)
 
