@@ -1,33 +1,22 @@
 """`gcloud-ops alerts` and `sweep launch --alert`, on a local cloud with Cloud Monitoring."""
 
-import io
 import json
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from gcloud_ops import alerts, bucket, cli, groups, objects, signals, templates
+from gcloud_ops import alerts, bucket, groups, objects, signals, templates
 from gcloud_ops.alerts import wanted
 from gcloud_ops.cli.output import ExitCode
 from gcloud_ops.clients import Clients
 
+from .commands import Ended, Run, runner, surroundings_of
 from .conftest import eventually, inert_cloud, settings_of
-
-
-@dataclass
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-type Run = Callable[..., Ended]
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +37,7 @@ def ops(
     monitored: Clients, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
     """Run a command line in this process, with this on standard input."""
-    settings = monitored.settings
-    for name in ("endpoint", "project", "zone", "ssh_key", "monitoring_endpoint"):
-        monkeypatch.setenv(f"GCLOUD_OPS_{name.upper()}", str(getattr(settings, name)))
-
-    def run(*arguments: str, given: str = "") -> Ended:
-        capsys.readouterr()
-        monkeypatch.setattr("sys.stdin", io.StringIO(given))
-        code = cli.run(arguments)
-        told = capsys.readouterr()
-        return Ended(code, told.out, told.err)
-
-    return run
+    return runner(surroundings_of(monitored.settings), monkeypatch, capsys)
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +122,7 @@ def test_from_setup_to_removal(ops: Run) -> None:
         one["which"]: one["enabled"]
         for one in json_of(ops("alerts", "policies", "list", "--output", "json"))
     }
-    assert len(states) == 5
+    assert len(states) == 6
     assert not states.pop("sweep-finished")
     assert all(states.values())
     assert ops("alerts", "policies", "enable", "sweep-finished").code == ExitCode.DONE
@@ -256,6 +234,51 @@ def test_each_end_is_told_exactly_once(
     assert [one for one in said if "- Result: best mean reward -1.50\n" in one]
 
 
+def beat(clients: Clients, *, age: float) -> None:
+    """Write a sign of life of the tracking server, as of some seconds ago."""
+    end = {"seconds": int(time.time() - age)}
+    series = {
+        "metric": {"type": signals.TRACKING_SERVER_UP},
+        "resource": {"type": "global", "labels": {"project_id": clients.project}},
+        "points": [{"interval": {"end_time": end}, "value": {"int64_value": 1}}],
+    }
+    request = {"name": f"projects/{clients.project}", "time_series": [series]}
+    clients.monitoring("MetricServiceClient").create_time_series(request=request, retry=None)
+
+
+def test_a_tracking_server_that_falls_silent_is_told_once(
+    ops: Run, monitored: Clients, hook: tuple[str, list[Any]]
+) -> None:
+    """After five minutes without a sign of life, whose last one stands in for the others."""
+    url, sent = hook
+    ops("alerts", "policies", "setup", "--channel", url)
+
+    last = "Finished: silent-0001"
+    down = f"DOWN: the tracking server of {monitored.project}"
+
+    def told() -> list[dict[str, Any]]:
+        found = [one["incident"] for one in sent]
+        return [one for one in found if one["documentation"]["subject"] in {down, last}]
+
+    def states() -> list[str]:
+        found = alerts.list_incidents(monitored)
+        return [one.state for one in found if one.policy == "tracking-server-down"]
+
+    beat(monitored, age=299)
+    eventually(lambda: bool(told()), "the message")
+    (message,) = told()
+    assert (message["state"], message["severity"]) == ("open", "Error")
+    assert "mlflow-infra --local status" in message["documentation"]["content"]
+    assert states() == ["OPEN"]
+    beat(monitored, age=0)
+    eventually(lambda: states() == ["CLOSED"], "its end")
+    # Whatever was sent of that, this comes after it.
+    labels = wanted.experiment_labels(experiment="silent-0001", status="finished", notify="each")
+    signals.write_points(monitored, signals.EXPERIMENT_FINISHED, [labels])
+    eventually(lambda: len(told()) > 1, "another message")
+    assert [one["documentation"]["subject"] for one in told()] == [down, last]
+
+
 def test_a_launch_with_alert_makes_all_that_it_takes(ops: Run, monitored: Clients) -> None:
     """Channel, policies, and what the manifest says; and tells what will be sent."""
     words = ("sweep", "launch", "--name", "told", "--command", "true", "--patience", "0.1")
@@ -292,4 +315,4 @@ def test_a_launch_with_a_bad_address_creates_nothing(
     where = monitored.settings.bucket_name
     if objects.bucket_exists(monitored, where):
         assert "untold" not in {one.name for one in bucket.list_manifests(monitored, where)}
-    assert groups.get_group(monitored, "untold", zone=monitored.zone) is None
+    assert groups.get_group(monitored, "untold") is None

@@ -11,55 +11,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import gcloud_ops
-from gcloud_ops import bucket, cli, errors, groups, instances, objects, sweeps
+from gcloud_ops import errors, groups, instances, objects, sweeps
 from gcloud_ops.cli import output
 from gcloud_ops.cli.output import ExitCode
 from gcloud_ops.clients import Clients
-from gcloud_ops.contract import Dispatch, Experiment, Manifest, timestamp
+from gcloud_ops.contract import Dispatch, Experiment, Manifest
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, NotFound
 from gcloud_ops.model import ExperimentStatus, Member, Observation, Snapshot
 from gcloud_ops.settings import Settings
 
+from .commands import Run, play_runner, runner, surroundings_of
+
 BIN = Path(sys.executable).parent
-
-
-@dataclass
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """What it printed."""
-        return json.loads(self.out)
-
-
-type Run = Callable[..., Ended]
 
 
 @pytest.fixture
 def surroundings(settings: Settings, template: str) -> dict[str, str]:
     """Environment variables that lead a command to the local cloud."""
-    return {
-        "GCLOUD_OPS_ENDPOINT": str(settings.endpoint),
-        "GCLOUD_OPS_PROJECT": settings.project,
-        "GCLOUD_OPS_ZONE": settings.zone,
-        "GCLOUD_OPS_SSH_PORT": str(settings.ssh_port),
-        "GCLOUD_OPS_SSH_KEY": str(settings.ssh_key),
-        "GCLOUD_OPS_TEMPLATE": template,
-    }
+    return surroundings_of(settings, template=template)
 
 
 @pytest.fixture
@@ -69,16 +45,7 @@ def ops(
     capsys: pytest.CaptureFixture[str],
 ) -> Run:
     """Run a command line in this process; that spares Google's imports, which cost seconds."""
-    for name, value in surroundings.items():
-        monkeypatch.setenv(name, value)
-
-    def run(*arguments: str | Path) -> Ended:
-        capsys.readouterr()
-        code = cli.run([str(argument) for argument in arguments])
-        told = capsys.readouterr()
-        return Ended(code, told.out, told.err)
-
-    return run
+    return runner(surroundings, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -89,29 +56,6 @@ def named(request: pytest.FixtureRequest, clients: Clients) -> Iterator[str]:
     for group in groups.list_groups(clients):
         if group.name.startswith(name):
             groups.delete_group(clients, group.name, wait=False)
-
-
-def play_runner(
-    clients: Clients, sweep: str, experiment: str, state: str = "finished", **members: object
-) -> None:
-    """Write a record as the experiment's runner would at its end."""
-    now = timestamp(datetime.now(UTC))
-    code = 0 if state == "finished" else 3
-    content = {
-        "schema": 1,
-        "sweep": sweep,
-        "experiment": experiment,
-        "attempt": 1,
-        "state": state,
-        "started": now,
-        "updated": now,
-        "progress": {"episode": 2, "episodes": 2, "mean_reward": -212.5},
-        "exit": {"code": code, "signal": None, "kind": "error" if code else "ok", "hint": ""},
-        "outputs": {"files": 1, "bytes": 5},
-        **members,
-    }
-    name = clients.settings.bucket_name
-    bucket.replace_record(clients, name, sweep, experiment, content, generation=0)
 
 
 def put(clients: Clients, name: str, data: bytes) -> None:

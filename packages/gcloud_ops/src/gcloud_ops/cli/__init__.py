@@ -15,7 +15,7 @@ from gcloud_ops.cli.app import PROGRAM, Session, app, split
 from gcloud_ops.cli.buckets import bucket
 from gcloud_ops.cli.instances import containers, instances, ssh_command
 from gcloud_ops.cli.local import local
-from gcloud_ops.cli.sweeps import sweep
+from gcloud_ops.cli.results import sweep
 from gcloud_ops.cli.templates import template
 
 __all__ = ["main", "run"]

@@ -49,7 +49,7 @@ class Common:
     """Another cloud than Google's. [$GCLOUD_OPS_ENDPOINT]"""
     local: Annotated[bool, SWITCH] = False
     """Use the local cloud; it is started when it doesn't run."""
-    output: Literal["table", "json"] = "table"
+    output: Literal["table", "json", "csv"] = "table"
     """How data is printed on standard output."""
 
 
@@ -94,10 +94,15 @@ class Session:
         emit(nouns, columns, self.common.output)
 
     def emit_snapshot(self, seen: "Snapshot", text: str) -> None:
-        """Print a sweep: as JSON, or else this text."""
-        from gcloud_ops.cli.output import as_json, dump
+        """Print a sweep: as JSON, its experiments as CSV, or else this text."""
+        from gcloud_ops.cli.output import ROWS, as_json, comma_separated, dump
 
-        sys.stdout.write(dump(as_json(seen)) if self.common.output == "json" else text)
+        match self.common.output:
+            case "json":
+                text = dump(as_json(seen))
+            case "csv":
+                text = comma_separated(ROWS, seen.rows)
+        sys.stdout.write(text)
 
     def command(self, words: str) -> str:
         """A command line of ours that works on the same cloud, for hints."""

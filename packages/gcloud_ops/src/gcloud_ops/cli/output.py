@@ -4,8 +4,11 @@ Standard output is data; everything else goes to standard error, through `say`. 
 is cleaned here, once, and is never taken for markup.
 """
 
+import csv
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -48,6 +51,7 @@ __all__ = [
     "Format",
     "LogPrinter",
     "as_json",
+    "comma_separated",
     "confirm",
     "emit",
     "exit_code_for",
@@ -58,7 +62,7 @@ __all__ = [
     "under_guard",
 ]
 
-type Format = Literal["table", "json"]
+type Format = Literal["table", "json", "csv"]
 type Json = Any
 
 _LONGEST_LINE = 1 << 16  # bytes
@@ -198,11 +202,35 @@ class Columns[T]:
 
 
 def emit[T](nouns: Iterable[T], columns: Columns[T], form: Format) -> None:
-    """Print nouns to standard output: a table, or a JSON list."""
+    """Print nouns to standard output: a table, the same as CSV, or a JSON list."""
     if form == "json":
         sys.stdout.write(dump([as_json(noun) for noun in nouns]))
-        return
-    sys.stdout.write(table(columns.headers, [columns.cells(noun) for noun in nouns]))
+    elif form == "csv":
+        sys.stdout.write(comma_separated(columns, nouns))
+    else:
+        sys.stdout.write(table(columns.headers, [columns.cells(noun) for noun in nouns]))
+
+
+def comma_separated[T](columns: Columns[T], nouns: Iterable[T]) -> str:
+    """A table for programs (RFC 4180): headers in small letters, times in RFC 3339, cleaned text.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header.lower().replace(" ", "_") for header in columns.headers)
+    writer.writerows([_csv_cell(value) for value in columns.cells(noun)] for noun in nouns)
+    return text.getvalue()
+
+
+def _csv_cell(value: object) -> object:
+    if isinstance(value, datetime):
+        return timestamp(value)
+    if not isinstance(value, str):
+        return value
+    found = one_line(value, limit=2000)
+    number = re.fullmatch(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?", found)
+    return f"'{found}" if found.startswith(("=", "+", "-", "@")) and not number else found
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
