@@ -268,7 +268,7 @@ def test_a_channel_that_is_used_stays_unless_forced(empty: Clients) -> None:
             empty, channel, used_by=lambda one: policies.policies_using(empty, one), force=force
         )
 
-    with pytest.raises(InvalidRequest, match="used by 5 policies"):
+    with pytest.raises(InvalidRequest, match="used by 6 policies"):
         remove(force=False)
     remove(force=True)
     assert alerts.list_channels(empty) == []
@@ -368,9 +368,9 @@ def test_a_policy_that_two_made_at_once_is_left_once(empty: Clients) -> None:
     for condition in twin.conditions:
         condition.name = ""
     client.create_alert_policy(name=f"projects/{empty.project}", alert_policy=twin)
-    assert len(alerts.list_policies(empty)) == 6
+    assert len(alerts.list_policies(empty)) == 7
     set_up(empty)
-    assert len(alerts.list_policies(empty)) == 5
+    assert len(alerts.list_policies(empty)) == 6
 
 
 def test_switching_and_removing(empty: Clients) -> None:
@@ -389,7 +389,7 @@ def test_switching_and_removing(empty: Clients) -> None:
     for condition in theirs.conditions:
         condition.name = ""
     theirs = client.create_alert_policy(name=f"projects/{empty.project}", alert_policy=theirs)
-    assert alerts.remove_policies(empty, print) == 5
+    assert alerts.remove_policies(empty, print) == 6
     assert alerts.list_policies(empty) == []
     client.delete_alert_policy(name=theirs.name)
 

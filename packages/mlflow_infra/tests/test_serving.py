@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.clouds import BIN, OwnCloud, clean_environment
 
 from gcloud_ops import tracking
 from mlflow_infra import plan, serving
+from mlflow_infra.serving.heartbeat import METRIC
 from mlflow_infra.wanted import (
     ADMIN_SECRET,
     PORT,
@@ -265,6 +267,28 @@ def test_it_says_where_it_serves(server: Server) -> None:
         f"mlflow-infra-server: serving on {server.place.address}:{PORT} (MLflow 3.17.2, database "
         f"mlflow on {server.place.infra.connection})"
     )
+
+
+@pytest.mark.slow
+def test_it_gives_a_sign_of_life(server: Server) -> None:
+    """As soon as it serves, as the VM's service account, which `up` has given the role."""
+    where = f"{server.place.cloud.endpoint}/v3/projects/{server.place.infra.project}/timeSeries"
+    ended = (datetime.now(UTC) + timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    asked = {
+        "filter": f'metric.type="{METRIC}"',
+        "interval.startTime": "2020-01-01T00:00:00Z",
+        "interval.endTime": ended,
+    }
+    deadline = time.monotonic() + 20
+    while not (found := requests.get(where, params=asked, timeout=10).json().get("timeSeries")):
+        assert time.monotonic() < deadline, server.said
+        time.sleep(0.1)
+
+    (series,) = found
+    assert series["resource"]["type"] == "global"
+    assert "labels" not in series["metric"]
+    assert {point["value"]["int64Value"] for point in series["points"]} == {"1"}
+    assert "sign of life" not in server.said
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ __all__ = [
     "HINT_LENGTH",
     "PATIENCE",
     "SWEEP_FINISHED",
+    "TRACKING_SERVER_UP",
     "duration",
     "experiment_labels",
     "hint",
@@ -33,6 +34,9 @@ __all__ = [
 EXPERIMENT_FINISHED: Final = "custom.googleapis.com/sinergym/experiment_finished"
 SWEEP_FINISHED: Final = "custom.googleapis.com/sinergym/sweep_finished"
 """Types of the metrics: GAUGE, INT64, unit 1."""
+
+TRACKING_SERVER_UP: Final = "custom.googleapis.com/sinergym/tracking_server_up"
+"""Of the same form, and without labels; written by the tracking server, once a minute."""
 
 HINT_LENGTH: Final = 200
 """Characters; Monitoring takes labels of 1024 bytes."""

@@ -257,9 +257,12 @@ def _ensure_metric(clients: Clients, metric: Mapping[str, Any], on_step: Tell) -
         )
     except NotFound:
         found = None
-    if found is not None and {one.key for one in found.labels} >= {
-        one["key"] for one in metric["labels"]
-    }:
+    keys = {one["key"] for one in metric["labels"]}
+    if (
+        found is not None
+        and found.description == metric["description"]
+        and {one.key for one in found.labels} >= keys
+    ):
         return
     descriptor = ParseDict(dict(metric), metric_pb2.MetricDescriptor())
     clients.read(

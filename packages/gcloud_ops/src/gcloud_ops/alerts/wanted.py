@@ -6,6 +6,9 @@ Each end is announced by exactly one policy. A sweep that has each experiment an
 (`notify` is `each`) has its ends told one by one; of any other, failures are told, all that come
 within half an hour of another as one incident. The end of a sweep is told always.
 
+That the tracking server is down is told when its signs of life stay away, whatever the reason; not
+where there never was one.
+
 References: https://cloud.google.com/monitoring/api/v3/filters,
 https://cloud.google.com/monitoring/alerts/doc-variables
 """
@@ -13,7 +16,7 @@ https://cloud.google.com/monitoring/alerts/doc-variables
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gcloud_ops.signals import EXPERIMENT_FINISHED, SWEEP_FINISHED
+from gcloud_ops.signals import EXPERIMENT_FINISHED, SWEEP_FINISHED, TRACKING_SERVER_UP
 
 __all__ = [
     "EACH_LABEL",
@@ -81,8 +84,14 @@ METRICS: Final[tuple[Json, ...]] = (
         "1 when all experiments of a sweep have ended.",
         _SWEEP_LABELS,
     ),
+    _metric(
+        TRACKING_SERVER_UP,
+        "Sinergym: tracking server up",
+        "1 every minute in which the MLflow tracking server answers.",
+        {},
+    ),
 )
-"""The descriptors (`MetricDescriptor`) of what the runner writes."""
+"""The descriptors (`MetricDescriptor`) of what the runner and the tracking server write."""
 
 
 def experiment_labels(**given: str) -> dict[str, str]:
@@ -99,7 +108,7 @@ def policies(project: str, *, each: bool, google: bool) -> dict[str, Json]:
         google: Whether this is Google Cloud; elsewhere the commands say `--local`, and there is
             no console to link to.
     """
-    command = f"gcloud-ops --project {project}" if google else "gcloud-ops --local"
+    cloud = f"--project {project}" if google else "--local"
     of_each = "" if each else ' AND metric.label.notify="each"'
 
     def ended(status: str) -> str:
@@ -113,7 +122,7 @@ def policies(project: str, *, each: bool, google: bool) -> dict[str, Json]:
             by=("sweep", "status"),
         )
 
-    texts = _Texts(command)
+    texts = _Texts(cloud)
     found = {
         "experiment-finished": _policy(
             "Sinergym: experiment finished",
@@ -149,6 +158,14 @@ def policies(project: str, *, each: bool, google: bool) -> dict[str, Json]:
             "${metric.label.failed} of ${metric.label.experiments} failed",
             texts.sweep(),
         ),
+        "tracking-server-down": _policy(
+            "Sinergym: tracking server down",
+            [_absence("No sign of life", TRACKING_SERVER_UP, seconds=300)],
+            f"DOWN: the tracking server of {project}",
+            texts.tracking_server(project),
+            severity="ERROR",
+            close_after=86_400,  # Monitoring looks for the absence of a day's series, no longer
+        ),
     }
     if each:  # then failures are told one by one, and must not be told again
         del found["experiments-failed"]
@@ -180,8 +197,30 @@ def _condition(name: str, filtered: str, *, by: tuple[str, ...] = ()) -> Json:
     }
 
 
+def _absence(name: str, metric: str, *, seconds: int) -> Json:
+    """An incident when a series that was written stays away; three minutes are the least.
+
+    See https://cloud.google.com/monitoring/alerts/metric-absence.
+    """
+    return {
+        "displayName": name,
+        "conditionAbsent": {
+            "filter": f'metric.type="{metric}" AND resource.type="global"',
+            "duration": f"{seconds}s",
+            "trigger": {"count": 1},
+            "aggregations": [{"alignmentPeriod": "60s", "perSeriesAligner": "ALIGN_MAX"}],
+        },
+    }
+
+
 def _policy(
-    name: str, conditions: list[Json], subject: str, content: str, *, severity: str | None = None
+    name: str,
+    conditions: list[Json],
+    subject: str,
+    content: str,
+    *,
+    severity: str | None = None,
+    close_after: int = 1_800,
 ) -> Json:
     return {
         "displayName": name,
@@ -189,8 +228,9 @@ def _policy(
         "conditions": conditions,
         "documentation": {"subject": subject, "content": content, "mimeType": "text/markdown"},
         "alertStrategy": {
-            # The least that Google takes. What has ended stays ended: nobody is told of a close.
-            "autoClose": "1800s",
+            # Half an hour is the least that Google takes. Nobody is told of a close: what has
+            # ended stays ended.
+            "autoClose": f"{close_after}s",
             "notificationPrompts": ["OPENED"],
         },
         **({"severity": severity} if severity else {}),
@@ -218,8 +258,8 @@ def _links(project: str) -> list[Json]:
 class _Texts:
     """What the messages say, in Markdown; the hint, text from outside, stands in a code block."""
 
-    def __init__(self, command: str) -> None:
-        self._command = command
+    def __init__(self, cloud: str) -> None:
+        self._cloud = cloud
 
     def experiment(self, what: str) -> str:
         return (
@@ -263,8 +303,17 @@ class _Texts:
             )
         )
 
-    def _look_further(self, *commands: str) -> str:
-        lines = "".join(f"    {self._command} {words}\n" for words in commands)
+    def tracking_server(self, project: str) -> str:
+        return (
+            f"The MLflow tracking server of `{project}` has given no sign of life for five "
+            "minutes: MLflow, its database or its VM does not answer, or `mlflow-infra down` "
+            "has taken it down.\n\n"
+            "Trainings go on without it, and hand over later what they can.\n"
+            + self._look_further("status", "logs --lines 50", program="mlflow-infra")
+        )
+
+    def _look_further(self, *commands: str, program: str = "gcloud-ops") -> str:
+        lines = "".join(f"    {program} {self._cloud} {words}\n" for words in commands)
         return f"\nLook further:\n\n{lines}"
 
 

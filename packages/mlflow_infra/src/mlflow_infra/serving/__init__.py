@@ -6,7 +6,8 @@
 It learns from its environment (`server.env`, written by `mlflow_infra.server`) which project,
 database and bucket are its own, from the metadata server where it is, and from Secret Manager what
 nobody else may know (`cloud`). Then it runs Cloud SQL's proxy and, in a process of its own,
-MLflow (`tracking`), and watches both (`processes`). Secrets travel through pipes and files that
+MLflow (`tracking`), and watches both (`processes`); as long as MLflow answers, Cloud Monitoring
+gets a sign of life every minute (`heartbeat`). Secrets travel through pipes and files that
 only this user can read: never through arguments or the log.
 
 It ends with 0 after SIGTERM, and with 1 and one line that says why in all other cases: the unit on
@@ -33,6 +34,7 @@ from mlflow_infra.serving.cloud import (
     read_machine,
     read_secrets,
 )
+from mlflow_infra.serving.heartbeat import Heartbeat
 from mlflow_infra.serving.processes import Processes, say
 
 __all__ = ["main"]
@@ -116,7 +118,10 @@ def _run(settings: Settings, *, upgrade_only: bool) -> int:
             f"serving on {address} (MLflow {version('mlflow')}, database {DATABASE} on "
             f"{settings.connection})"
         )
-        name, code = processes.wait()
+        with Heartbeat(
+            settings.project, lambda: machine.answers(f"http://{address}/health"), os.environ
+        ):
+            name, code = processes.wait()
         raise StartError(f"{name} ended with exit code {code}")
 
 

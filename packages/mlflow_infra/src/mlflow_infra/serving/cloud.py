@@ -1,6 +1,6 @@
 """What the server asks of Google Cloud: where it runs, and its secrets.
 
-Two HTTP services, asked once at the start: the VM's metadata server
+Two HTTP services, asked at the start: the VM's metadata server
 (https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys) and Secret Manager
 (https://cloud.google.com/secret-manager/docs/reference/rest/v1/projects.secrets.versions/access).
 """
@@ -18,17 +18,20 @@ from typing import Any, Final, Self
 import requests
 
 __all__ = [
+    "TIMEOUT",
     "Machine",
     "Secrets",
     "Settings",
     "StartError",
     "User",
+    "access_token",
     "read_machine",
     "read_secrets",
 ]
 
 _PATIENCE = 60.0  # seconds that a service may be away
-_TIMEOUT = (5, 10)  # to connect, to answer
+TIMEOUT: Final = (5, 10)
+"""Seconds to connect, and to answer."""
 _PAUSE = 1.0
 _CONNECTION: Final = re.compile(r"[a-z0-9.:-]+:[a-z0-9-]+:[a-z0-9-]+")
 
@@ -96,7 +99,7 @@ class Machine:
         """Whether an HTTP server of this machine answers well."""
         try:
             with _direct() as session:
-                return session.get(url, timeout=_TIMEOUT).status_code == 200
+                return session.get(url, timeout=TIMEOUT).status_code == 200
         except requests.RequestException:
             return False
 
@@ -159,15 +162,23 @@ def read_secrets(project: str) -> Secrets:
     Raises:
         StartError: One is not there, may not be read, or is not what it should be.
     """
-    token = str(_metadata("instance/service-accounts/default/token").get("access_token", ""))
     with requests.Session() as session:
-        session.headers["Authorization"] = f"Bearer {token}"
+        session.headers["Authorization"] = f"Bearer {access_token()}"
         return Secrets(
             database=_line(session, project, "mlflow-db-password"),
             admin=_user(session, project, "mlflow-admin"),
             trainer=_user(session, project, "mlflow-trainer"),
             signing_key=_line(session, project, "mlflow-flask-key"),
         )
+
+
+def access_token() -> str:
+    """A token of the VM's service account, which the metadata server renews in time.
+
+    Raises:
+        StartError: It gives none.
+    """
+    return str(_metadata("instance/service-accounts/default/token").get("access_token", ""))
 
 
 def _metadata(path: str) -> Any:
@@ -239,7 +250,7 @@ def _get(session: requests.Session, url: str, what: str) -> requests.Response:
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
-            response = session.get(url, timeout=_TIMEOUT)
+            response = session.get(url, timeout=TIMEOUT)
             if response.status_code != 429 and response.status_code < 500:
                 return response
             problem = f"answers {response.status_code}"
