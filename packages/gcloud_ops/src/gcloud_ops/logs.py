@@ -40,6 +40,8 @@ class LogChunk:
     attempt: int
     data: bytes
     """As it was printed: pass it through `text.clean` before showing it."""
+    is_new: bool = True
+    """Whether it was printed since the reading began, give or take some seconds."""
 
 
 def read(
@@ -216,7 +218,7 @@ class _Following:
             newest = self._attempt(experiment)
             if newest != log.attempt:
                 if not grew:
-                    log, silent_tries = _Log(experiment, attempt=newest), 0
+                    log, silent_tries = _Log(experiment, attempt=newest, has_begun=True), 0
                 continue
             if row.status.is_final or over:
                 if not grew:
@@ -242,6 +244,7 @@ class _Following:
             attempt=log.attempt,
         )
         await self._tell(log, data)
+        log.has_begun = True
 
     async def _read_bucket(self, log: "_Log") -> bool:
         """Whether the bucket had more than was known."""
@@ -261,6 +264,7 @@ class _Following:
             return False
         log.offset = max(log.offset, offset)
         await self._tell(log, data)
+        log.has_begun = True
         return bool(data)
 
     async def _read_container(
@@ -321,7 +325,12 @@ class _Following:
 
     async def _tell(self, log: "_Log", data: bytes) -> None:
         if data:
-            chunk = LogChunk(experiment=log.experiment, attempt=log.attempt, data=data)
+            chunk = LogChunk(
+                experiment=log.experiment,
+                attempt=log.attempt,
+                data=data,
+                is_new=log.has_begun,
+            )
             try:
                 self.items.put_nowait(chunk)
             except queue.Full:
@@ -335,3 +344,5 @@ class _Log:
     experiment: str
     attempt: int
     offset: int = 0
+    has_begun: bool = False
+    """Whether what was there before is read."""
