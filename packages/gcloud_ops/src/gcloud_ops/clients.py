@@ -62,10 +62,12 @@ class Clients:
 
     Args:
         settings: Which project, zone and cloud.
+        credentials: Of `google.auth`, in place of the default ones (none at another endpoint).
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, credentials: Any = None) -> None:
         self.settings = settings
+        self._given = credentials
         self._lock = threading.RLock()
         self._built: dict[str, Any] = {}
 
@@ -99,6 +101,13 @@ class Clients:
         from google.cloud import compute_v1
 
         return self._compute_client(compute_v1.InstanceGroupManagersClient)
+
+    @property
+    def region_groups(self) -> "compute_v1.RegionInstanceGroupManagersClient":
+        """The client of this name, built at its first use."""
+        from google.cloud import compute_v1
+
+        return self._compute_client(compute_v1.RegionInstanceGroupManagersClient)
 
     @property
     def templates(self) -> "compute_v1.InstanceTemplatesClient":
@@ -363,6 +372,20 @@ class Clients:
             found = self.read(resource, client.get, **request)
         return cast("compute_v1.Operation", found)
 
+    def access_token(self) -> str:
+        """An access token, for what no client of Google's speaks; "" where nobody asks for one.
+
+        Raises:
+            CredentialsMissing: There are no credentials, or they have expired.
+        """
+        credentials = self._credentials()
+        with self._lock, translate("credentials"):
+            if not credentials.valid:
+                from google.auth.transport.requests import Request
+
+                credentials.refresh(Request())
+            return str(credentials.token or "")
+
     def _compute_client[C](self, kind: Callable[..., C]) -> C:
         def build() -> C:
             client: Any = kind(
@@ -393,6 +416,8 @@ class Clients:
         return str(credentials.token)
 
     def _credentials(self) -> Any:
+        if self._given is not None:
+            return self._given
         if self.settings.endpoint is not None:
             from google.auth.credentials import AnonymousCredentials
 

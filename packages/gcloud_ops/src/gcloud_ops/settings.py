@@ -35,6 +35,7 @@ _PROJECT = re.compile(r"(?:[a-z][-a-z0-9.]{0,60}:)?[a-z][-a-z0-9]{0,61}[a-z0-9]"
 _BUCKET = re.compile(r"[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9]")
 _RESOURCE_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _LOCATION = re.compile(r"[A-Za-z]+[0-9]*(?:-[A-Za-z]+[0-9]*)*")
+_IAP = ("auto", "always", "never")
 _USER = re.compile(r"[a-z_][-a-z0-9_]{0,31}")
 
 
@@ -89,6 +90,9 @@ class Settings:
         default_factory=lambda: user_config_path(APPLICATION) / "ssh" / "id_ed25519"
     )
     """Private key; made at the first use."""
+    iap: str = "auto"
+    """Whether SSH goes through IAP's TCP forwarding: `auto` (to instances without an external
+    address), `always`, or `never` (on Google's network, or in a VPN to it)."""
     bucket_location: str = "EU"
     """Where a bucket is made that is missing."""
 
@@ -287,6 +291,13 @@ def _path(value: object) -> Path:
     return Path(value).expanduser()
 
 
+def _iap(value: object) -> str:
+    text = _text(value)
+    if text not in _IAP:
+        raise ValueError(f"{text!r} is none of {', '.join(_IAP)}")
+    return text
+
+
 _CHECKS: dict[str, Callable[[object], Any]] = {
     "project": _project,
     "zone": _matching(_ZONE, "a zone such as europe-west1-b"),
@@ -297,5 +308,6 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "ssh_port": _port,
     "ssh_user": _matching(_USER, "an account's name on Linux"),
     "ssh_key": _path,
+    "iap": _iap,
     "bucket_location": _matching(_LOCATION, "a location such as EU or europe-west1"),
 }

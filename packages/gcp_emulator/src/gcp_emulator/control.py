@@ -12,6 +12,7 @@ GET    /emulator/inbox                       notifications of Cloud Monitoring, 
                                              "subject", "body", "state", "reason", ...}]}
 POST   /emulator/capacity                    {"capacity": 2 | null, "zone": "..." (optional)}
 POST   /emulator/instances/NAME/preempt      {"grace": 30}
+POST   /emulator/iap/cut                     cut all connections of IAP's relay: {"cut": 2}
 POST   /emulator/shutdown                    end the cloud
 """
 
@@ -37,6 +38,7 @@ class Control:
         describe: What ``status`` tells of the cloud itself.
         shut_down: Called when the cloud shall end.
         inbox: The notifications that were sent.
+        cut_relay: Cuts all connections of IAP's relay; how many there were.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Control:
         describe: Callable[[], Json],
         shut_down: Callable[[], None],
         inbox: Callable[[], list[Json]],
+        cut_relay: Callable[[], int],
     ) -> None:
         self._state = state
         self._lifecycle = lifecycle
@@ -55,6 +58,7 @@ class Control:
         self._describe = describe
         self._shut_down = shut_down
         self._inbox = inbox
+        self._cut_relay = cut_relay
         self._since = time.monotonic()
         self._preempting: set[asyncio.Task[None]] = set()
 
@@ -72,6 +76,7 @@ class Control:
                 web.get("/emulator/inbox", self._list_inbox),
                 web.post("/emulator/capacity", self._set_capacity),
                 web.post("/emulator/instances/{name}/preempt", self._preempt),
+                web.post("/emulator/iap/cut", self._cut_iap),
                 web.post("/emulator/shutdown", self._end),
             ]
         )
@@ -185,6 +190,10 @@ class Control:
         self._preempting.add(task)
         task.add_done_callback(self._preempting.discard)
         return json_response({"name": name, "id": instance.id, "grace": grace})
+
+    async def _cut_iap(self, request: web.Request) -> web.Response:
+        del request
+        return json_response({"cut": self._cut_relay()})
 
     async def _end(self, request: web.Request) -> web.Response:
         del request

@@ -21,7 +21,7 @@ import secrets
 import shutil
 import socket
 import urllib.parse
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -31,7 +31,6 @@ from aiohttp import web
 from gcp_emulator.companions import mark
 from gcp_emulator.compute.addresses import Addresses
 from gcp_emulator.compute.api import Compute
-from gcp_emulator.compute.firewall import allows
 from gcp_emulator.compute.groups import Groups
 from gcp_emulator.compute.instances import Instances
 from gcp_emulator.compute.lifecycle import Lifecycle
@@ -45,11 +44,12 @@ from gcp_emulator.control import Control
 from gcp_emulator.docker.engine import make_engine
 from gcp_emulator.docker.words import manifest_unknown, parse_program
 from gcp_emulator.faults import Faults
+from gcp_emulator.gates import Gates
 from gcp_emulator.guest.vm import Vm, VmSpec
 from gcp_emulator.iam.api import Iam
 from gcp_emulator.monitoring.api import Monitoring
-from gcp_emulator.network.entrances import Entrance, Entrances
-from gcp_emulator.network.ports import opened
+from gcp_emulator.network.entrances import Entrances
+from gcp_emulator.network.relay import ORIGIN, Relay
 from gcp_emulator.replies import GoogleError, Json
 from gcp_emulator.sql.api import CloudSql
 from gcp_emulator.sql.proxy import proxy_folder
@@ -60,15 +60,6 @@ type Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = logging.getLogger(__name__)
 
 _LARGEST_BODY = 8 << 30
-
-# Google's default network has this rule from the beginning.
-_DEFAULT_ALLOW_SSH: Json = {
-    "name": "default-allow-ssh",
-    "direction": "INGRESS",
-    "priority": 65_534,
-    "sourceRanges": ["0.0.0.0/0"],
-    "allowed": [{"IPProtocol": "tcp", "ports": ["22"]}],
-}
 
 
 class LocalCloud:
@@ -152,9 +143,11 @@ class LocalCloud:
         self._pull_seconds = pull_seconds
         self._engine = make_engine(engine)
         self._images = dict(parse_program(f"{k}={v}") for k, v in (images or {}).items())
-        self._entrances = Entrances(self._entrances_now)
         self._reserved = [_reserve_port(), _reserve_port()]
         self.ssh_port, self.metadata_port = (s.getsockname()[1] for s in self._reserved)
+        self._gates = Gates(self.state, ssh_port=self.ssh_port)
+        self._entrances = Entrances(self._gates.entrances)
+        self._relay = Relay(self._gates.backend)
         self._metadata = MetadataServers(
             self.state, port=self.metadata_port, token_given=self.iam.access.register
         )
@@ -253,6 +246,7 @@ class LocalCloud:
         storage.add_routes(app)
         self._sql.add_routes(app)
         self._monitoring.add_routes(app)
+        self._relay.add_routes(app)
         control = Control(
             self.state,
             self.lifecycle,
@@ -260,6 +254,7 @@ class LocalCloud:
             describe=self._describe,
             shut_down=self.ending.set,
             inbox=lambda: self._monitoring.inbox,
+            cut_relay=self._relay.cut,
         )
         control.add_routes(app)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
@@ -275,6 +270,7 @@ class LocalCloud:
             stack.push_async_callback(self._metadata.stop)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
+            stack.push_async_callback(self._relay.close)
             stack.push_async_callback(self._operations.close)
             stack.push_async_callback(control.close)
             self.state.changed.append(self._entrances.update)
@@ -328,40 +324,11 @@ class LocalCloud:
             images=self._images,
             refusal=self._refuse_pull,
             programs=[self._programs],
+            admits=functools.partial(self._gates.admits_ssh, instance),
         )
 
     async def _refuse_pull(self, image: str) -> str | None:
         return await self.faults.refusal("docker.pull", image, otherwise=manifest_unknown(image))
-
-    @property
-    def _rules(self) -> Sequence[Json]:
-        return [*self.state.firewalls.values(), _DEFAULT_ALLOW_SSH]
-
-    def _entrances_now(self) -> Iterator[Entrance]:
-        """The ports of external addresses that the firewall's rules open."""
-        for instance in self.state.standalone():
-            external = instance.external_address
-            if external is None or external == instance.address:
-                continue
-            for port in opened(self._rules, tags=instance.tags, account=instance.account):
-                yield Entrance(
-                    external=external,
-                    internal=instance.address,
-                    port=self.ssh_port if port == 22 else port,
-                    guard=functools.partial(self._admits, instance, port),
-                )
-
-    def _admits(self, instance: Instance, port: int, peer: str) -> bool:
-        caller = self.state.instance_at(peer)
-        return allows(
-            self._rules,
-            peer=peer,
-            port=port,
-            tags=instance.tags,
-            account=instance.account,
-            peer_account=caller.account if caller else None,
-            peer_tags=caller.tags if caller else (),
-        )
 
     def _describe(self) -> Json:
         return {
@@ -382,7 +349,8 @@ class LocalCloud:
     async def _guard(self, request: web.Request, handler: Route) -> web.StreamResponse:
         """Refuse foreign hosts, say 501 to unknown routes, and turn a crash into Google's 500."""
         origin = request.headers.get("Origin")
-        if not _is_loopback(request.url.host or "") or (origin and not _is_local_page(origin)):
+        foreign = origin and origin != ORIGIN and not _is_local_page(origin)
+        if foreign or not _is_loopback(request.url.host or ""):
             # A page in a browser could reach loopback: blindly, or under a name of its own
             # (DNS rebinding).
             message = f"Host {request.host!r} or origin {origin!r} is not of this machine"

@@ -1,9 +1,12 @@
 """Connect to an instance, directly or through IAP, and be sure that it is that one."""
 
 import asyncio
+import socket
+import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
+from gcloud_ops import iap
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import HostKeyMismatch, PermissionDenied, Unavailable
 from gcloud_ops.model import Instance
@@ -11,7 +14,7 @@ from gcloud_ops.settings import Settings
 from gcloud_ops.ssh.connection import Connection, translate
 from gcloud_ops.ssh.keys import known_hosts, private_key
 
-__all__ = ["connect", "reach"]
+__all__ = ["connect", "goes_through_iap", "reach"]
 
 # What every OpenSSH of the last ten years knows, the cheapest first: hundreds of handshakes
 # share one core. Post-quantum exchanges cost ten times as much.
@@ -47,10 +50,25 @@ async def reach(
             use IAP.
         Unavailable: Nothing answers, or not in time; or no host key is published.
     """
-    async with connect(
-        instance.address, instance.name, host_keys, clients.settings, timeout=timeout
-    ) as connection:
+    settings = clients.settings
+    begin = time.monotonic()
+    async with AsyncExitStack() as stack:
+        sock = None
+        if goes_through_iap(instance, settings) and host_keys:
+            way = iap.tunnel(clients, instance, settings.ssh_port, timeout=timeout)
+            sock = await stack.enter_async_context(way)
+        left = max(1.0, timeout - (time.monotonic() - begin))
+        connection = await stack.enter_async_context(
+            connect(instance.address, instance.name, host_keys, settings, sock=sock, timeout=left)
+        )
         yield connection
+
+
+def goes_through_iap(instance: Instance, settings: Settings) -> bool:
+    """Whether an instance is reached through IAP: by the setting, or for want of an address."""
+    if settings.iap == "auto":
+        return not instance.external_address
+    return settings.iap == "always"
 
 
 @asynccontextmanager
@@ -60,6 +78,7 @@ async def connect(
     host_keys: Sequence[str],
     settings: Settings,
     *,
+    sock: socket.socket | None = None,
     timeout: float = 20.0,  # noqa: ASYNC109
 ) -> AsyncIterator["Connection"]:
     """Connect to an instance, and be sure that it is that one.
@@ -69,6 +88,7 @@ async def connect(
         instance: Its name.
         host_keys: Its published host keys, as `instances.host_keys` returns them.
         settings: User, key and port.
+        sock: One that is connected to it already; closed at the end.
         timeout: Seconds for the whole of connecting.
 
     Raises:
@@ -90,6 +110,7 @@ async def connect(
             connection = await asyncssh.connect(
                 address,
                 settings.ssh_port,
+                sock=sock,
                 username=settings.ssh_user,
                 client_keys=[private_key(settings)],
                 known_hosts=known_hosts(instance, host_keys),
@@ -126,8 +147,11 @@ async def connect(
     finally:
         connection.close()
         # A host that is gone answers no farewell.
-        with suppress(TimeoutError, OSError, asyncssh.Error):
-            await asyncio.wait_for(connection.wait_closed(), timeout=2.0)
+        try:
+            with suppress(OSError, asyncssh.Error):
+                await asyncio.wait_for(connection.wait_closed(), timeout=2.0)
+        except TimeoutError:
+            connection.abort()
 
 
 def _mismatch(instance: str, address: str) -> HostKeyMismatch:

@@ -29,16 +29,24 @@ class SshServer:
     Args:
         host_key: Its own key.
         run: Runs the sessions' commands.
+        admits: Whether a peer of this address is answered; the others' connections are closed.
 
     ``keys`` is what the metadata key ``ssh-keys`` says; a change counts for the next log-in.
     While ``refusing``, connections are closed before a word is said.
     """
 
-    def __init__(self, *, host_key: asyncssh.SSHKey, run: Command) -> None:
+    def __init__(
+        self,
+        *,
+        host_key: asyncssh.SSHKey,
+        run: Command,
+        admits: Callable[[str], bool] = lambda _peer: True,
+    ) -> None:
         self.keys: dict[str, set[bytes]] = {}
         self.refusing = False
         self._host_key = host_key
         self._run = run
+        self._admits = admits
         self._opening: asyncio.Task[asyncssh.SSHAcceptor] | None = None
         self._connections: set[asyncssh.SSHServerConnection] = set()
 
@@ -91,7 +99,8 @@ class SshServer:
 
     def opened(self, connection: asyncssh.SSHServerConnection) -> None:
         """A connection begins."""
-        if self.refusing:
+        peer = connection.get_extra_info("peername")
+        if self.refusing or (peer and not self._admits(peer[0])):
             connection.abort()
             return
         self._connections.add(connection)

@@ -54,6 +54,7 @@ class Vm:
         images: Entry points of images, by the last part of their names.
         refusal: Why the pull of an image fails; None if it does not.
         programs: Folders that come first on every container's PATH.
+        admits: Whether its SSH server answers a peer of this address.
 
     Raises:
         ValueError: The address is not a loopback address: nothing of a local cloud is public.
@@ -78,6 +79,7 @@ class Vm:
         images: Mapping[str, tuple[str, ...]] | None = None,
         refusal: Callable[[str], Awaitable[str | None]] | None = None,
         programs: Sequence[Path] = (),
+        admits: Callable[[str], bool] = lambda _peer: True,
     ) -> None:
         if not ipaddress.ip_address(spec.address).is_loopback:
             raise ValueError(f"{spec.name}: {spec.address} is no loopback address")
@@ -87,6 +89,7 @@ class Vm:
         self._metadata = dict(metadata)
         self._folder = folder
         self._ssh_port = ssh_port
+        self._admits = admits
         self._boot_seconds = boot_seconds
         self._record = record
         metadata_address = f"{spec.address}:{metadata_port}"
@@ -193,7 +196,7 @@ class Vm:
         if self._metadata.get("enable-guest-attributes", "").upper() == "TRUE":
             kind, public = key.export_public_key().decode().split()[:2]
             self.guest_attributes.setdefault("hostkeys", {})[kind] = public
-        self._ssh = SshServer(host_key=key, run=self._session)
+        self._ssh = SshServer(host_key=key, run=self._session, admits=self._admits)
         self.update_metadata(self._metadata)
         await self._ssh.listen(self.spec.address, self._ssh_port)
         self._guest.say("systemd[1]: Started OpenSSH server daemon.")

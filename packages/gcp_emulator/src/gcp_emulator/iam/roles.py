@@ -77,6 +77,7 @@ _PERMITS: Final[dict[str, tuple[str, ...]]] = {
         "monitoring.metricDescriptors.*",
         "monitoring.timeSeries.create",
     ),
+    "roles/iap.tunnelResourceAccessor": ("iap.tunnelInstances.accessViaIAP",),
     "roles/artifactregistry.reader": ("artifactregistry.*.get", "artifactregistry.*.list"),
     "roles/iam.serviceAccountUser": (
         "iam.serviceAccounts.actAs",
@@ -92,6 +93,7 @@ _WITHHELD: Final[dict[str, tuple[str, ...]]] = {
         "storage.objects.*",
         "*.setIamPolicy",
         "secretmanager.versions.access",
+        "iap.*",
     ),
     "roles/viewer": ("storage.objects.*",),
 }
