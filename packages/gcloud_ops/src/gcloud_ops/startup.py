@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 
 import yaml
 
@@ -26,6 +27,9 @@ _FOLDER = "/var/lib/sinergym"  # the root file system is read-only, and so is ro
 _ENVIRONMENT_FILE = f"{_FOLDER}/container.env"
 _UNIT = "sinergym.service"
 _UNIT_FILE = f"/etc/systemd/system/{_UNIT}"
+_FAILED_UNIT = "sinergym-failed.service"
+_FAILED_UNIT_FILE = f"/etc/systemd/system/{_FAILED_UNIT}"
+_NOT_STARTED = f"{_FOLDER}/not_started.sh"
 
 _IMAGE = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._:/@]{0,1023}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -60,6 +64,8 @@ def cloud_init(spec: ContainerSpec) -> str:
         "write_files": [
             _file(_ENVIRONMENT_FILE, variables, mode="0600"),
             _file(_UNIT_FILE, _unit(spec), mode="0644"),
+            _file(_FAILED_UNIT_FILE, _FAILED, mode="0644"),
+            _file(_NOT_STARTED, _script(), mode="0700"),
         ],
         "runcmd": [["systemctl", "daemon-reload"], ["systemctl", "start", "--no-block", _UNIT]],
     }
@@ -131,6 +137,7 @@ def _unit(spec: ContainerSpec) -> str:
         "Description=The experiment's container",
         "Wants=gcr-online.target docker.socket",
         "After=gcr-online.target docker.socket",
+        f"OnFailure={_FAILED_UNIT}",
         "StartLimitIntervalSec=600",
         "StartLimitBurst=6",
         "",
@@ -153,6 +160,23 @@ def _unit(spec: ContainerSpec) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+_FAILED = f"""\
+[Unit]
+Description=What is left to do when the experiment's container has not started
+
+[Service]
+Type=oneshot
+Environment=HOME={_FOLDER}
+StandardOutput=journal+console
+ExecStart=/bin/bash {_NOT_STARTED}
+"""
+
+
+def _script() -> str:
+    """What an instance does whose container has not started, so that nothing is left behind."""
+    return (resources.files("gcloud_ops") / "not_started.sh").read_text(encoding="utf-8")
 
 
 def _quoted(word: str) -> str:

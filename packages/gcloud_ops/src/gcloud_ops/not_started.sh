@@ -1,0 +1,82 @@
+#!/bin/bash
+# The container has not started: its image could not be had, as a rule. So there is no runner to say
+# so and to remove this instance, which would cost money for ever. This does both, and nothing else.
+# systemd runs it when sinergym.service has failed (docs/contract.md, section 4).
+set -u
+export LC_ALL=C
+
+metadata="http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1"
+compute=${CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE:-https://compute.googleapis.com/compute/v1/}
+storage=${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}
+monitoring=${CLOUDSDK_API_ENDPOINT_OVERRIDES_MONITORING:-https://monitoring.googleapis.com/}
+
+started=$(docker inspect --format '{{.State.StartedAt}}' sinergym 2>/dev/null)
+case $started in
+'' | 0001-*) ;;
+*) exit 0 ;; # The runner has been there: the end is its own.
+esac
+
+ask() {
+    curl --silent --show-error --fail --retry 6 --retry-all-errors --max-time 20 "$@"
+}
+meta() {
+    ask --header 'Metadata-Flavor: Google' "$metadata/$1"
+}
+# The token comes to curl through a pipe: a command line can be read by every process.
+google() {
+    ask --config <(printf 'header = "Authorization: Bearer %s"\n' "$token") \
+        --header 'Content-Type: application/json' "$@"
+}
+member() {
+    sed -n "s/.*\"$1\" *: *\"\\([^\"]*\\)\".*/\\1/p" | head -n 1
+}
+# What others wrote, as the inside of a JSON string.
+plain() {
+    tr -dc '[:print:]' | tr -d '"\\' | cut -c 1-300
+}
+
+token=$(meta instance/service-accounts/default/token | tr -d '\n' | member access_token)
+project=$(meta project/project-id)
+name=$(meta instance/name)
+id=$(meta instance/id)
+zone=$(meta instance/zone) && zone=${zone##*/}
+group=$(meta instance/attributes/created-by)
+bucket=$(meta instance/attributes/sinergym-bucket)
+sweep=$(meta instance/attributes/sinergym-sweep)
+image=$(meta instance/attributes/sinergym-image | plain)
+why=$(journalctl --unit sinergym.service --output cat --lines 50 | grep -a 'docker: ' | tail -n 1 | plain)
+now=$(date --utc +%Y-%m-%dT%H:%M:%SZ)
+hint="the container could not be started: ${why:-docker gave no reason}"
+echo "sinergym: $hint"
+
+# Only where there is no record yet: one of an earlier attempt says more than this can.
+google --output /dev/null --data-binary @- \
+    "$storage/upload/storage/v1/b/$bucket/o?uploadType=media&name=$sweep%2Frecords%2F$name.json&ifGenerationMatch=0" <<EOF &&
+{"schema": 1, "sweep": "$sweep", "experiment": "$name", "attempt": 1, "state": "failed",
+ "instance": "$name", "instance_id": "$id", "spent": 0, "history": [], "command": null,
+ "image": "$image", "versions": {}, "started": "$now", "updated": "$now", "ended": "$now",
+ "progress": {}, "mlflow": null, "outputs": null, "signal": null,
+ "exit": {"code": 125, "signal": null, "kind": "image_pull", "hint": "$hint"}}
+EOF
+    google --output /dev/null --data-binary @- "${monitoring}v3/projects/$project/timeSeries" <<EOF
+{"timeSeries": [{
+  "metric": {"type": "custom.googleapis.com/sinergym/experiment_finished", "labels": {
+    "sweep": "$sweep", "experiment": "$name", "status": "failed", "kind": "image_pull",
+    "notify": "sweep", "duration": "0 s", "mean_reward": "no mean reward",
+    "hint": "hint: ${hint:0:200}"}},
+  "resource": {"type": "global", "labels": {"project_id": "$project"}},
+  "metricKind": "GAUGE", "valueType": "INT64",
+  "points": [{"interval": {"endTime": "$now"}, "value": {"int64Value": "1"}}]}]}
+EOF
+
+[ "$(meta instance/attributes/sinergym-keep 2>/dev/null)" = TRUE ] && exit 0
+# Through the group, never directly: the group would make a deleted member again.
+google --output /dev/null --data-binary @- "$compute$group/deleteInstances" <<EOF
+{"instances": ["zones/$zone/instances/$name"], "skipInstancesOnValidationError": true}
+EOF
+for _ in 1 2 3 4; do
+    sleep 2
+    google "$compute$group" | grep -q '"targetSize": *0' || continue
+    google --output /dev/null --request DELETE "$compute$group"
+    break
+done
