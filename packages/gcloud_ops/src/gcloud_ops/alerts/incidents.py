@@ -26,6 +26,7 @@ __all__ = [
     "Signal",
     "await_incident",
     "deliveries",
+    "inbox",
     "list_incidents",
     "signal",
 ]
@@ -199,7 +200,7 @@ def deliveries(clients: Clients, written: Signal, *, patience: float = 10.0) -> 
                 state=str(one.get("state", "")),
                 reason=clean(str(one.get("reason", ""))),
             )
-            for one in _inbox(settings.endpoint)
+            for one in inbox(settings.endpoint)
             if written.experiment in f"{one.get('subject')} {one.get('body')}"
         ]
         settled = [one for one in found if one.state != "sending"]
@@ -211,7 +212,7 @@ def deliveries(clients: Clients, written: Signal, *, patience: float = 10.0) -> 
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
-def _inbox(endpoint: str) -> list[Mapping[str, Any]]:
+def inbox(endpoint: str) -> list[Mapping[str, Any]]:
     """The emulator's page of what it sent; empty where it has none."""
     # Asked directly, whatever proxy the environment names.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
