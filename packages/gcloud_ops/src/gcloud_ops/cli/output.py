@@ -264,6 +264,15 @@ def age(since: datetime, now: datetime | None = None) -> str:
     return f"{seconds // 86400}d"
 
 
+def dollars(amount: float | None) -> str:
+    """US dollars for people: `$1,240`, `$12.40`, `$0.134`; "" where it isn't known."""
+    if amount is None:
+        return ""
+    if amount >= 1000:
+        return f"${amount:,.0f}"
+    return f"${amount:.2f}" if amount >= 1 or amount < 0.0005 else f"${amount:.3f}"
+
+
 TEMPLATES: Columns[Template] = Columns(
     ("NAME", "IMAGE", "MACHINE TYPE", "DISK", "AGE"),
     lambda it: (
