@@ -1,9 +1,9 @@
 """Alerts: who is told when an experiment or a sweep has ended, and what the message says.
 
-    channels   whom: e-mail addresses, webhooks... (Monitoring's notification channels)
-    wanted     the metrics and the policies that we want, as text; pure
-    policies   set them up, list, enable, disable, remove
-    incidents  what Monitoring has noticed, and a real signal as a test
+    channels     whom: e-mail addresses, webhooks... (Monitoring's notification channels)
+    wanted       the metrics and the policies that we want, as text; pure
+    policies     set them up, list, enable, disable, remove
+    incidents    what Monitoring has noticed, and a real signal as a test
 
 The runner writes the signal (`docs/contract.md`, section 8). The policies are of the whole
 project, and labelled as ours: no sweep makes any of its own.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gcloud_ops.alerts import channels as channels_
-from gcloud_ops.alerts import wanted
+from gcloud_ops.alerts import metrics, wanted
 from gcloud_ops.alerts.channels import Channel
 from gcloud_ops.clients import CALL_TIMEOUT, Clients, translate
 from gcloud_ops.errors import InvalidRequest, NotFound, Unavailable
@@ -39,7 +39,6 @@ METRIC_PATIENCE: Final = 600.0
 """Seconds for which a new metric may be unknown to alert policies (Google: up to ten minutes)."""
 
 _CLIENT: Final = "AlertPolicyServiceClient"
-_METRICS: Final = "MetricServiceClient"
 
 _METRIC_UNKNOWN = re.compile(r"cannot find metric", re.IGNORECASE)
 _COMPARED: Final = {
@@ -179,8 +178,8 @@ def set_up(
         each = any(one.user_labels.get(wanted.EACH_LABEL) == "yes" for one in found)
     policies = wanted.policies(clients.project, each=each, google=clients.settings.is_google)
     channels = [one.name for one in to.ensure(clients, on_step)] if to else []
-    for metric in wanted.METRICS:
-        _ensure_metric(clients, metric, on_step)
+    for made in metrics.ensure_metrics(clients):
+        on_step(f"metric made: {made}")
     deadline = time.monotonic() + patience
     done = []
     for which, policy in policies.items():
@@ -236,39 +235,6 @@ def remove_policies(clients: Clients, on_step: Tell) -> int:
         _delete(clients, one)
         on_step(f"policy removed: {clean(one.display_name)}")
     return len(found)
-
-
-# -------------------------------------------------------------------------- metrics
-
-
-def _ensure_metric(clients: Clients, metric: Mapping[str, Any], on_step: Tell) -> None:
-    """Make the descriptor; also over one that the first point made, which has no description."""
-    from google.api import metric_pb2
-    from google.protobuf.json_format import ParseDict
-
-    client = clients.monitoring(_METRICS)
-    project = f"projects/{clients.project}"
-    resource = f"metric {metric['type']}"
-    try:
-        found = clients.read(
-            resource,
-            client.get_metric_descriptor,
-            name=f"{project}/metricDescriptors/{metric['type']}",
-        )
-    except NotFound:
-        found = None
-    keys = {one["key"] for one in metric["labels"]}
-    if (
-        found is not None
-        and found.description == metric["description"]
-        and {one.key for one in found.labels} >= keys
-    ):
-        return
-    descriptor = ParseDict(dict(metric), metric_pb2.MetricDescriptor())
-    clients.read(
-        resource, client.create_metric_descriptor, name=project, metric_descriptor=descriptor
-    )
-    on_step(f"metric made: {metric['type']}")
 
 
 # ------------------------------------------------------------------------- policies

@@ -16,12 +16,14 @@ from gcloud_ops.cli.buckets import bucket
 from gcloud_ops.cli.instances import containers, instances, ssh_command
 from gcloud_ops.cli.local import local
 from gcloud_ops.cli.results import sweep
+from gcloud_ops.cli.setup import setup
 from gcloud_ops.cli.templates import template
 
 __all__ = ["main", "run"]
 
 for _sub in (template, sweep, instances, containers, bucket, alerts, local):
     app.command(_sub)
+app.command(setup)
 app.command(ssh_command, name="ssh")
 
 

@@ -16,7 +16,9 @@ from gcloud_ops.text import one_line
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["showing"]
+    from gcloud_ops.resources import Finding, Plan
+
+__all__ = ["showing", "tell_drift"]
 
 _REMIND_SECONDS = 30.0
 
@@ -49,6 +51,13 @@ def showing(unchanged: str = "as it should be") -> Iterator[Callable[[Event], No
         # The picture goes; what was done stays.
         for line in screen.done:
             say(line)
+
+
+def tell_drift[F: "Finding"](program: str, looked: "Plan[F]") -> None:
+    """Say what differs and is left so."""
+    for finding in looked.drift:
+        for text in finding.drift:
+            say(f"{program}: {finding.what}: {text} (left as it is)")
 
 
 def sentence(event: Event, unchanged: str) -> str:

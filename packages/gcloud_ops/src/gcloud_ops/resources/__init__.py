@@ -5,7 +5,7 @@ who may do what, `buckets` and `network` what both have of these, and `steps` lo
 them and removes them in order.
 """
 
-from gcloud_ops.resources.access import Apis, ServiceAccount
+from gcloud_ops.resources.access import Apis, CustomRole, ServiceAccount
 from gcloud_ops.resources.buckets import Bucket, delete_versions
 from gcloud_ops.resources.network import Firewall
 from gcloud_ops.resources.roles import (
@@ -36,6 +36,7 @@ __all__ = [
     "Binding",
     "Bucket",
     "BucketPolicy",
+    "CustomRole",
     "Done",
     "Event",
     "Finding",

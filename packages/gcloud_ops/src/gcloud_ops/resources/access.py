@@ -1,4 +1,4 @@
-"""What all else needs: the project's APIs, and accounts that VMs run as."""
+"""What all else needs: the project's APIs, accounts that VMs run as, and roles of our own."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from gcloud_ops.errors import AlreadyExists, InvalidRequest, NotFound
 from gcloud_ops.resources.shape import Place, Seen, Tell, wait_until
 
-__all__ = ["Apis", "ServiceAccount"]
+__all__ = ["Apis", "CustomRole", "ServiceAccount"]
 
 
 @dataclass(slots=True)
@@ -154,3 +154,98 @@ class ServiceAccount:
     @property
     def _path(self) -> str:
         return f"projects/{self.place.project}/serviceAccounts/{self.email}"
+
+
+@dataclass(slots=True)
+class CustomRole:
+    """A role of the project, with exactly these permissions.
+
+    A role that is deleted stays for some days, and its id with it, as
+    https://cloud.google.com/iam/docs/creating-custom-roles#deleting-custom-role says: then it is
+    taken back.
+    """
+
+    place: Place
+    id: str
+    title: str
+    description: str
+    permissions: tuple[str, ...]
+    holds_data: ClassVar[bool] = False
+    apis: ClassVar[tuple[str, ...]] = ("iam.googleapis.com",)
+    role: ClassVar[str] = "roles/iam.roleAdmin"
+
+    @property
+    def what(self) -> str:
+        """Kind and name."""
+        return f"custom role {self.id}"
+
+    @property
+    def name(self) -> str:
+        """As bindings name it: `projects/P/roles/ID`."""
+        return f"projects/{self.place.project}/roles/{self.id}"
+
+    def observe(self) -> Seen:
+        """See whether it is there, and has these permissions and no others."""
+        found = self._find()
+        if found is None or found.get("deleted"):
+            return Seen(state="missing")
+        return Seen.compared(mends=self._compare(found))
+
+    def ensure(self, tell: Tell) -> tuple[str, ...]:
+        """Make it, take it back, or give it these permissions."""
+        del tell
+        found = self._find()
+        if found is None:
+            body = {"roleId": self.id, "role": self._body()}
+            parent = f"projects/{self.place.project}"
+            request = self._roles.create(parent=parent, body=body)
+            with suppress(AlreadyExists):  # by the try whose answer was lost
+                self.place.clients.execute(self.what, request, repeat=True)
+            return ("made",)
+        changes = []
+        if found.get("deleted"):
+            request = self._roles.undelete(name=self.name, body={"etag": found.get("etag", "")})
+            found = self.place.clients.execute(self.what, request)
+            changes.append("taken back")
+        lines = self._compare(found)
+        if lines:
+            request = self._roles.patch(
+                name=self.name,
+                body={**self._body(), "etag": found.get("etag", "")},
+                updateMask="includedPermissions,stage",
+            )
+            self.place.clients.execute(self.what, request)
+        return (*changes, *(f"mended: {line}" for line in lines))
+
+    def remove(self, tell: Tell) -> tuple[str, ...]:
+        """Delete it."""
+        del tell
+        if self.observe().state == "missing":
+            return ()
+        with suppress(NotFound):
+            request = self._roles.delete(name=self.name)
+            self.place.clients.execute(self.what, request, repeat=True)
+        return ("deleted",)
+
+    def _find(self) -> dict[str, Any] | None:
+        return self.place.find(self.what, self._roles.get(name=self.name))
+
+    def _body(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "description": self.description,
+            "includedPermissions": list(self.permissions),
+            "stage": "GA",
+        }
+
+    def _compare(self, found: dict[str, Any]) -> list[str]:
+        has = set(found.get("includedPermissions", []))
+        lines = [f"it permits {one}, wanted not" for one in sorted(has - {*self.permissions})]
+        lines += [f"it does not permit {one}" for one in self.permissions if one not in has]
+        if found.get("stage", "ALPHA") == "DISABLED":
+            lines.append("it is disabled")
+        return lines
+
+    @property
+    def _roles(self) -> Any:
+        return self.place.clients.api("iam", "v1").projects().roles()

@@ -24,8 +24,8 @@ class Bucket:
     name: str
     location: str
     """Where it is made."""
-    maker: str
-    """Our program, which writes its name on what it makes: the label `made-by`."""
+    label: tuple[str, str]
+    """On what our program makes: a key, and the program's name."""
     prefixes: tuple[str, ...]
     """What is ours in a bucket that somebody else made."""
     versioned: bool = True
@@ -83,7 +83,9 @@ class Bucket:
                 delete_versions(self.place, self.what, self.name, prefix, tell)
                 for prefix in self.prefixes
             )
-            return (f"deleted {count} objects; left the bucket, which {self.maker} didn't make",)
+            return (
+                f"deleted {count} objects; left the bucket, which {self.label[1]} didn't make",
+            )
         count = delete_versions(self.place, self.what, self.name, "", tell)
         with suppress(NotFound):
             self.place.clients.call(
@@ -113,7 +115,7 @@ class Bucket:
     def _create(self) -> None:
         new = self.place.clients.storage.bucket(self.name)
         self._harden(new)
-        new.labels = {"made-by": self.maker}
+        new.labels = dict([self.label])
         try:
             self.place.clients.call(
                 self.what,
@@ -143,7 +145,7 @@ class Bucket:
         if self._is_ours(found):
             return open_to, leaves
         # Others may rely on how it is.
-        return [], [*open_to, *leaves, f"{self.maker} didn't make it, and won't delete it"]
+        return [], [*open_to, *leaves, f"{self.label[1]} didn't make it, and won't delete it"]
 
     def _harden(self, bucket: Any) -> None:
         bucket.iam_configuration.uniform_bucket_level_access_enabled = True
@@ -152,7 +154,7 @@ class Bucket:
             bucket.versioning_enabled = True
 
     def _is_ours(self, bucket: Any) -> bool:
-        return bool(bucket.labels.get("made-by") == self.maker)
+        return bool(self.label in bucket.labels.items())
 
 
 def delete_versions(place: Place, what: str, bucket: str, prefix: str, tell: Tell) -> int:

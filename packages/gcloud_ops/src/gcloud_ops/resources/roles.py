@@ -160,6 +160,8 @@ class Roles:
     policy: Policy
     wanted: Callable[[], tuple[Binding, ...]]
     """Roles, and who shall have them; asked when they are needed."""
+    optional: bool = False
+    """Whether all is well where what they are granted on isn't there."""
     holds_data: ClassVar[bool] = False
 
     @property
@@ -183,9 +185,9 @@ class Roles:
         try:
             missing = _missing(self.policy.read(), wanted)
         except NotFound:
-            missing = wanted
+            missing = () if self.optional else wanted
         lines = tuple(f"{_name(member)} has no {role}" for role, member in missing)
-        if len(missing) == len(wanted):
+        if missing and len(missing) == len(wanted):
             return Seen(state="missing", differences=lines, mends=lines)
         return Seen.compared(mends=lines)
 
@@ -198,6 +200,9 @@ class Roles:
             nonlocal granted
             try:
                 granted = self._rewrite(lambda policy: _granted(policy, wanted))
+            except NotFound:
+                if not self.optional:
+                    raise
             except InvalidRequest as error:
                 # An account that is new isn't known to all of IAM at once.
                 if "does not exist" not in error.message:

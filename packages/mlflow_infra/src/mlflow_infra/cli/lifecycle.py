@@ -59,7 +59,7 @@ def up(
     """
     from gcloud_ops.cli import output
     from gcloud_ops.cli.output import ExitCode
-    from gcloud_ops.cli.steps import showing
+    from gcloud_ops.cli.steps import showing, tell_drift
     from mlflow_infra import operations
     from mlflow_infra import plan as planning
 
@@ -84,7 +84,7 @@ def up(
     if plan:
         _print_plan(session, infra, looked)
         return ExitCode.DONE
-    _tell_drift(looked)
+    tell_drift(PROGRAM, looked)
     if looked.changes and not session.common.local:
         for finding in looked.changes:
             output.say(f"  {finding.what}: {finding.change}")
@@ -252,14 +252,6 @@ def _typed(name: str, *, yes: bool, what: str) -> bool:
 
 
 # ------------------------------------------------------------------------------- telling
-
-
-def _tell_drift(looked: "Plan") -> None:
-    from gcloud_ops.cli.output import say
-
-    for finding in looked.drift:
-        for text in finding.drift:
-            say(f"{PROGRAM}: {finding.what}: {text} (left as it is)")
 
 
 def _tell_staying(findings: "Sequence[Finding]") -> None:

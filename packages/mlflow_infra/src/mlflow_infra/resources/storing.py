@@ -31,7 +31,7 @@ def new_bucket(place: Place) -> Bucket:
         place,
         place.infra.bucket,
         location=place.infra.region,
-        maker=MAKER,
+        label=("made-by", MAKER),
         prefixes=("mlflow_artifacts/", _SCRIPTS),
     )
 
