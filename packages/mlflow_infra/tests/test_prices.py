@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcloud_ops.prices import Machine
 from mlflow_infra.prices import HOURS, PRICES
 
 
@@ -33,7 +34,7 @@ def test_an_unknown_tier_has_no_price(tier: str) -> None:
 
 def test_an_unknown_machine_type_has_no_price() -> None:
     """As with tiers."""
-    assert PRICES.server("n2-highcpu-8", 10) is None
+    assert PRICES.server("a2-highgpu-1g", 10) is None
 
 
 @given(
@@ -51,6 +52,8 @@ def test_each_gb_costs_the_same(tier: str, size: int, more: int) -> None:
 
 def test_whoever_pays_other_prices_replaces_them() -> None:
     """The table is a value."""
-    mine = replace(PRICES, machines={"e2-medium": 1.0}, disk_gb=0.0, address=0.5)
+    machines, disks = {"e2-medium": Machine(hourly=1.0)}, {"pd-balanced": 0.0}
+    own = replace(PRICES.compute, machines=machines, disks=disks, address=0.5)
+    mine = replace(PRICES, compute=own)
     assert mine.server("e2-medium", 10) == HOURS
     assert mine.external_address() == HOURS / 2

@@ -2,15 +2,14 @@
 
 List prices of us-central1, which is among the cheapest regions; Belgium (europe-west1) is up to
 a tenth dearer, other regions up to a half. Without traffic, taxes, discounts and free tiers, for
-a month of 730 hours. Whoever pays other prices replaces them: `dataclasses.replace(PRICES, ...)`.
+a month of 730 hours. Machines, disks and addresses are those of `gcloud_ops.prices`. Whoever
+pays other prices replaces them: `dataclasses.replace(PRICES, ...)`.
 
-Where the prices stand: https://cloud.google.com/sql/pricing,
-https://cloud.google.com/compute/vm-instance-pricing,
-https://cloud.google.com/compute/disks-image-pricing,
-https://cloud.google.com/vpc/network-pricing, https://cloud.google.com/storage/pricing,
-https://cloud.google.com/secret-manager/pricing. The rates of custom tiers are confirmed by a
-report of May 2026 (https://www.usage.ai/blogs/gcp/cloud-sql/pricing/); the others were not
-compared with the pages at `Prices.date`: an estimate, not a quotation.
+Where the others stand: https://cloud.google.com/sql/pricing,
+https://cloud.google.com/storage/pricing, https://cloud.google.com/secret-manager/pricing. The
+rates of custom tiers are confirmed by a report of May 2026
+(https://www.usage.ai/blogs/gcp/cloud-sql/pricing/); the others were not compared with the pages
+at `Prices.date`: an estimate, not a quotation.
 """
 
 import re
@@ -18,29 +17,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from gcloud_ops import prices
+
 __all__ = ["HOURS", "PRICES", "Prices"]
 
-HOURS: Final = 730.0
+HOURS: Final = prices.HOURS_A_MONTH
 """Of a month, as Google counts them."""
 
 _CUSTOM: Final = re.compile(r"db-custom-([0-9]{1,3})-([0-9]{3,7})")
+_DISK: Final = "pd-balanced"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
-    """A table of prices in US dollars: an hour for machines and addresses, else a month."""
+    """A table of prices in US dollars: an hour for tiers, else a month."""
 
     date: str = "2026-11-22"
     """When the table was written."""
-    machines: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "e2-small": 0.01675,
-            "e2-medium": 0.0335,
-            "e2-standard-2": 0.06701,
-            "e2-standard-4": 0.13402,
-        }
-    )
-    """Machine types of the server, an hour."""
+    compute: prices.Prices = prices.PRICES
+    """Of Compute Engine: the server's machine, its disk, its address."""
     tiers: Mapping[str, float] = field(
         default_factory=lambda: {"db-f1-micro": 0.0105, "db-g1-small": 0.035}
     )
@@ -53,10 +48,6 @@ class Prices:
     """A GB of the database's SSD storage, a month."""
     backup_gb: float = 0.08
     """A GB of its backups, a month; they grow with what changes, so no total holds them."""
-    disk_gb: float = 0.10
-    """A GB of a balanced persistent disk, a month."""
-    address: float = 0.005
-    """An external IPv4 address that a VM uses, an hour; idle it costs twice as much."""
     secret: float = 0.06
     """A secret's version, a month."""
     storage_gb: float = 0.02
@@ -72,12 +63,19 @@ class Prices:
 
     def server(self, machine_type: str, disk_gb: int) -> float | None:
         """A VM with its disk, a month; None if the machine type isn't known."""
-        hourly = self.machines.get(machine_type)
-        return None if hourly is None else hourly * HOURS + disk_gb * self.disk_gb
+        hourly = self.compute.hourly(
+            machine_type,
+            region=prices.BASE_REGION,
+            spot=False,
+            disk_gb=disk_gb,
+            disk_type=_DISK,
+            address=False,
+        )
+        return None if hourly is None else hourly * HOURS
 
     def external_address(self) -> float:
         """An external address in use, a month."""
-        return self.address * HOURS
+        return self.compute.address * HOURS
 
 
 PRICES: Final = Prices()
