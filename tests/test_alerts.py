@@ -12,10 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from google.oauth2.credentials import Credentials
 from tests.clouds import Command, OwnCloud
 
 from gcloud_ops import alerts, bucket, groups, launching, sweeps, templates
+from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Dispatch, Record
+from gcloud_ops.errors import PermissionDenied
 from gcloud_ops.local import LOCAL_IMAGE
 from gcloud_ops.model import Snapshot, Sweep
 
@@ -266,6 +269,59 @@ def test_an_instance_that_goes_without_a_word(
         ("heartbeat-lost", "dark-0002"),
         ("sweep-finished", ""),
     ]
+
+
+def account_with(cloud: OwnCloud, name: str, *roles: str) -> str:
+    """Make a service account with these roles in the project; its e-mail address."""
+    clients, project = cloud.clients, cloud.settings.project
+    made = clients.api("iam", "v1").projects().serviceAccounts()
+    request = made.create(name=f"projects/{project}", body={"accountId": name})
+    email = str(clients.execute(name, request)["email"])
+    projects = clients.api("cloudresourcemanager", "v1").projects()
+    policy = clients.execute("the policy", projects.getIamPolicy(resource=project, body={}))
+    member = f"serviceAccount:{email}"
+    policy["bindings"] += [{"role": role, "members": [member]} for role in roles]
+    body = {"policy": policy}
+    clients.execute("the policy", projects.setIamPolicy(resource=project, body=body))
+    return email
+
+
+def token_of(cloud: OwnCloud, experiment: str) -> str:
+    """The access token that the metadata server of an experiment's instance gives."""
+    status = cloud.ask("status")
+    (address,) = {one["address"] for one in status["instances"] if one["name"] == experiment}
+    account = "computeMetadata/v1/instance/service-accounts/default/token"
+    request = urllib.request.Request(
+        f"http://{address}:{status['metadata_port']}/{account}",
+        headers={"Metadata-Flavor": "Google"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        return str(json.load(reply)["access_token"])
+
+
+def test_who_may_not_is_told_before_anything_is_made(cloud: OwnCloud, sinks: Sinks) -> None:
+    """Who may make channels, but no policies, leaves no channel behind."""
+    roles = ("roles/monitoring.viewer", "roles/monitoring.notificationChannelEditor")
+    email = account_with(cloud, "looks-only", *roles)
+    spec = templates.TemplateSpec(name="looks", image=LOCAL_IMAGE, service_account=email)
+    templates.create_template(cloud.clients, spec)
+    sweep = Sweep.of_commands("looks", ["sleep 60"], template="looks", dispatch=Dispatch.BOOT)
+    list(launching.launch(launching.plan(sweep, cloud.clients), cloud.clients))
+    await_running(cloud, "looks", "looks-0001")
+    theirs = Credentials(token=token_of(cloud, "looks-0001"))  # type: ignore[no-untyped-call]
+    clients = Clients(cloud.settings, credentials=theirs)
+    alerts.remove_policies(cloud.clients, print)
+    before = alerts.list_channels(cloud.clients)
+
+    with pytest.raises(PermissionDenied) as refused:
+        alerts.set_up(clients, alerts.recipients(clients, ["me@example.org"]), on_step=print)
+
+    assert "you lack monitoring.alertPolicies.create" in str(refused.value)
+    assert "nothing was made" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert alerts.list_channels(cloud.clients) == before
+    assert alerts.list_policies(cloud.clients) == []
+    sweeps.cancel("looks", cloud.clients)
 
 
 def test_monitoring_is_away_for_a_minute(cloud: OwnCloud, command: Command, sinks: Sinks) -> None:

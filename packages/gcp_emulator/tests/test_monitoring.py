@@ -12,6 +12,7 @@ import pytest
 import requests
 from google.api import metric_pb2
 from google.cloud import monitoring_v3
+from googleapiclient.errors import HttpError
 
 import gcp_emulator.monitoring
 
@@ -374,6 +375,71 @@ def test_service_account_needs_permission(cloud: ThreadedCloud, metric: str) -> 
         clients.policies.create_alert_policy(name=PROJECT, alert_policy=policy())
     assert caught.value.reason == "IAM_PERMISSION_DENIED"
     clients.close()
+
+
+READS = {
+    "alertPolicies.list",
+    "alerts.list",
+    "metricDescriptors.list",
+    "notificationChannelDescriptors.list",
+    "notificationChannels.list",
+    "timeSeries.list",
+}
+CHANNELS = {
+    "notificationChannelDescriptors.list",
+    "notificationChannels.create",
+    "notificationChannels.delete",
+    "notificationChannels.list",
+    "notificationChannels.sendVerificationCode",
+    "notificationChannels.verify",
+}
+POLICIES = {"alertPolicies.create", "alertPolicies.delete", "alertPolicies.list"}
+METRICS = {"metricDescriptors.create", "metricDescriptors.list", "timeSeries.create"}
+
+
+@pytest.mark.parametrize(
+    ("role", "may"),
+    [
+        ("viewer", READS),
+        ("editor", READS | CHANNELS | POLICIES | METRICS | {"metricDescriptors.delete"}),
+        ("alertPolicyEditor", POLICIES),
+        ("notificationChannelEditor", CHANNELS),
+        ("metricWriter", METRICS),
+    ],
+)
+def test_a_role_permits_what_googles_does(cloud: ThreadedCloud, role: str, may: set[str]) -> None:
+    """All else is refused, whatever is wrong with it besides; a code of a channel always is."""
+    account = cloud.make_account(f"sa-{role.lower()}")
+    cloud.grant(f"roles/monitoring.{role}", f"serviceAccount:{account}")
+    clients = Clients(cloud.as_account(account))
+    allowed = set()
+    for method in (
+        READS
+        | CHANNELS
+        | POLICIES
+        | METRICS
+        | {
+            "metricDescriptors.delete",
+            "notificationChannels.getVerificationCode",
+        }
+    ):
+        collection, _, verb = method.partition(".")
+        call = getattr(getattr(clients.rest, collection)(), verb)
+        words: dict[str, Any] = {"name": PROJECT}
+        if verb not in {"list", "create"}:
+            words["name"] = f"{PROJECT}/{collection}/custom.googleapis.com"
+        if verb not in {"list", "delete"}:
+            words["body"] = {}
+        if collection == "alerts":
+            words = {"parent": PROJECT}
+        try:
+            call(**words).execute()
+        except HttpError as error:
+            if error.status_code == 403:
+                continue
+        allowed.add(method)
+    clients.close()
+    assert allowed == may
 
 
 def test_api_can_be_disabled(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
     channels     whom: e-mail addresses, webhooks... (Monitoring's notification channels)
     wanted       the metrics and the policies that we want, as text; pure
     policies     set them up, list, enable, disable, remove
+    permissions  whether the caller may, asked before anything is made
     incidents    what Monitoring has noticed, and a real signal as a test
 
 The runner writes the signal (`docs/contract.md`, section 8). The policies are of the whole

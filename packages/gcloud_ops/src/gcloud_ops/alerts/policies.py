@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gcloud_ops.alerts import channels as channels_
-from gcloud_ops.alerts import metrics, wanted
+from gcloud_ops.alerts import metrics, permissions, wanted
 from gcloud_ops.alerts.channels import Channel
 from gcloud_ops.clients import CALL_TIMEOUT, Clients, translate
 from gcloud_ops.errors import InvalidRequest, NotFound, Unavailable
@@ -171,27 +171,38 @@ def set_up(
         patience: Seconds to wait for new metrics to become known.
 
     Raises:
+        PermissionDenied: Something may not be done that is to do; nothing was made.
         Unavailable: A new metric isn't known yet; another call goes on.
     """
     found = _ours(clients)
     if each is None:
         each = any(one.user_labels.get(wanted.EACH_LABEL) == "yes" for one in found)
     policies = wanted.policies(clients.project, each=each, google=clients.settings.is_google)
+    there: dict[str, Any] = {}
+    left = []  # of another mode, or made twice by two at once: they would tell twice
+    for one in found:
+        which = one.user_labels[wanted.WHICH_LABEL]
+        if which in policies and which not in there:
+            there[which] = one
+        else:
+            left.append(one)
+    doing = _doing(policies, there, to)
+    doing |= {"metricDescriptors.create"} if metrics.missing_metrics(clients) else set()
+    doing |= {"alertPolicies.delete"} if left else set()
+    permissions.require(clients, doing)
     channels = [one.name for one in to.ensure(clients, on_step)] if to else []
     for made in metrics.ensure_metrics(clients):
         on_step(f"metric made: {made}")
     deadline = time.monotonic() + patience
     done = []
     for which, policy in policies.items():
-        there = [one for one in found if one.user_labels[wanted.WHICH_LABEL] == which]
-        if there:
-            done.append(_repair(clients, there[0], policy, channels, on_step))
+        if which in there:
+            done.append(_repair(clients, there[which], policy, channels, on_step))
         else:
             done.append(_make(clients, policy, channels, on_step, deadline=deadline))
-        found = [one for one in found if one not in there[:1]]
-    for left in found:  # of another mode, or made twice by two at once: they would tell twice
-        _delete(clients, left)
-        on_step(f"policy removed: {clean(left.display_name)}")
+    for one in left:
+        _delete(clients, one)
+        on_step(f"policy removed: {clean(one.display_name)}")
     return done
 
 
@@ -235,6 +246,21 @@ def remove_policies(clients: Clients, on_step: Tell) -> int:
         _delete(clients, one)
         on_step(f"policy removed: {clean(one.display_name)}")
     return len(found)
+
+
+def _doing(
+    policies: Mapping[str, Json], there: Mapping[str, Any], to: Recipients | None
+) -> set[str]:
+    """What is to do with channels and policies, by the names of the permissions."""
+    new = bool(to and to.new)
+    known = [one.name for one in to.known] if to else []
+    differ = any(_differences(one, policies[which], known) for which, one in there.items())
+    steps = {
+        "notificationChannels.create": new,
+        "alertPolicies.create": len(there) < len(policies),
+        "alertPolicies.update": differ or (new and bool(there)),
+    }
+    return {permission for permission, is_due in steps.items() if is_due}
 
 
 # ------------------------------------------------------------------------- policies
@@ -310,17 +336,11 @@ def _repair(
     clients: Clients, found: Any, policy: Json, channels: Sequence[str], on_step: Tell
 ) -> Policy:
     """Change what differs from what is wanted; channels are only added."""
-    current, target = _as_json(found), deepcopy(policy)
-    paths = [
-        path
-        for key, path in _COMPARED.items()
-        if key in target and not _holds(current.get(key), target[key])
-    ]
-    missing = [name for name in channels if name not in found.notification_channels]
-    if missing:
-        paths.append("notification_channels")
+    paths = _differences(found, policy, channels)
     if not paths:
         return _policy(found)
+    target = deepcopy(policy)
+    missing = [name for name in channels if name not in found.notification_channels]
     names = {one.display_name: one.name for one in found.conditions}
     for condition in target["conditions"]:
         if name := names.get(condition["displayName"]):
@@ -330,7 +350,7 @@ def _repair(
             {
                 **target,
                 "name": found.name,
-                "userLabels": {**current.get("userLabels", {}), **target["userLabels"]},
+                "userLabels": {**found.user_labels, **target["userLabels"]},
                 "notificationChannels": [*found.notification_channels, *missing],
             }
         ),
@@ -343,6 +363,19 @@ def _repair(
         )
     on_step(f"policy repaired: {name} ({', '.join(paths)})")
     return _policy(changed, change="repaired")
+
+
+def _differences(found: Any, policy: Json, channels: Sequence[str]) -> list[str]:
+    """The fields that are not as they are wanted, by their names in an update's mask."""
+    current = _as_json(found)
+    paths = [
+        path
+        for key, path in _COMPARED.items()
+        if key in policy and not _holds(current.get(key), policy[key])
+    ]
+    if any(name not in found.notification_channels for name in channels):
+        paths.append("notification_channels")
+    return paths
 
 
 def _delete(clients: Clients, found: Any) -> None:

@@ -23,6 +23,17 @@ _OBJECT_USE: Final = (
     "storage.objects.update",
     "storage.multipartUploads.*",
 )
+# Who edits channels can't have the code of one that is verified, which would verify others.
+_CHANNEL_EDIT: Final = (
+    "monitoring.notificationChannelDescriptors.*",
+    "monitoring.notificationChannels.create",
+    "monitoring.notificationChannels.delete",
+    "monitoring.notificationChannels.get",
+    "monitoring.notificationChannels.list",
+    "monitoring.notificationChannels.sendVerificationCode",
+    "monitoring.notificationChannels.update",
+    "monitoring.notificationChannels.verify",
+)
 
 _PERMITS: Final[dict[str, tuple[str, ...]]] = {
     "roles/owner": ("*",),
@@ -41,6 +52,15 @@ _PERMITS: Final[dict[str, tuple[str, ...]]] = {
         "compute.instanceGroups.*",
         "compute.instanceTemplates.*",
         "compute.disks.*",
+        "compute.machineTypes.*",
+        "compute.zones.*",
+        "compute.regions.*",
+        "compute.projects.get",
+        *("compute.networks.get", "compute.networks.list"),
+        *("compute.addresses.get", "compute.addresses.list"),
+        *("compute.zoneOperations.get", "compute.zoneOperations.list"),
+        *("compute.regionOperations.get", "compute.regionOperations.list"),
+        *("compute.globalOperations.get", "compute.globalOperations.list"),
     ),
     "roles/compute.viewer": ("compute.*.get", "compute.*.list"),
     "roles/secretmanager.admin": ("secretmanager.*",),
@@ -73,12 +93,46 @@ _PERMITS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "roles/storage.legacyObjectReader": ("storage.objects.get",),
     "roles/logging.logWriter": ("logging.logEntries.create",),
-    "roles/monitoring.metricWriter": (
+    "roles/monitoring.admin": ("monitoring.*",),
+    "roles/monitoring.editor": (
+        "monitoring.alertPolicies.*",
+        "monitoring.alerts.*",
         "monitoring.metricDescriptors.*",
+        "monitoring.monitoredResourceDescriptors.*",
+        *_CHANNEL_EDIT,
+        "monitoring.timeSeries.*",
+    ),
+    "roles/monitoring.viewer": ("monitoring.*.get", "monitoring.*.list"),
+    "roles/monitoring.alertPolicyEditor": ("monitoring.alertPolicies.*",),
+    "roles/monitoring.alertPolicyViewer": (
+        "monitoring.alertPolicies.get",
+        "monitoring.alertPolicies.list",
+    ),
+    "roles/monitoring.notificationChannelEditor": _CHANNEL_EDIT,
+    "roles/monitoring.notificationChannelViewer": (
+        "monitoring.notificationChannelDescriptors.*",
+        "monitoring.notificationChannels.get",
+        "monitoring.notificationChannels.list",
+    ),
+    "roles/monitoring.metricWriter": (
+        "monitoring.metricDescriptors.create",
+        "monitoring.metricDescriptors.get",
+        "monitoring.metricDescriptors.list",
+        "monitoring.monitoredResourceDescriptors.*",
         "monitoring.timeSeries.create",
     ),
     "roles/iap.tunnelResourceAccessor": ("iap.tunnelInstances.accessViaIAP",),
     "roles/artifactregistry.reader": ("artifactregistry.*.get", "artifactregistry.*.list"),
+    "roles/iam.roleAdmin": (
+        "iam.roles.*",
+        "resourcemanager.projects.get",
+        "resourcemanager.projects.getIamPolicy",
+    ),
+    "roles/iam.serviceAccountTokenCreator": (
+        "iam.serviceAccounts.get",
+        "iam.serviceAccounts.list",
+        "iam.serviceAccounts.getAccessToken",
+    ),
     "roles/iam.serviceAccountUser": (
         "iam.serviceAccounts.actAs",
         "iam.serviceAccounts.get",
@@ -93,7 +147,8 @@ _WITHHELD: Final[dict[str, tuple[str, ...]]] = {
         "storage.objects.*",
         "*.setIamPolicy",
         "secretmanager.versions.access",
-        "iap.*",
+        *("iap.*", "iam.roles.create", "iam.roles.delete", "iam.roles.update"),
+        "iam.serviceAccounts.getAccessToken",
     ),
     "roles/viewer": ("storage.objects.*",),
 }
