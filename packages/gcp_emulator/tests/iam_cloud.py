@@ -40,7 +40,7 @@ class ThreadedCloud:
         self.number = cloud.state.project_number
         self._do = do
         self._token = token
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str, str], Any] = {}
 
     def as_account(self, email: str) -> "ThreadedCloud":
         """The same cloud, for somebody who has a token of a service account."""
@@ -66,8 +66,8 @@ class ThreadedCloud:
 
     def api(self, name: str, version: str = "v1") -> Any:
         """Google's client by the discovery document."""
-        if name not in self._clients:
-            self._clients[name] = build(
+        if (name, version) not in self._clients:
+            self._clients[name, version] = build(
                 name,
                 version,
                 credentials=self.credentials,
@@ -75,7 +75,7 @@ class ThreadedCloud:
                 static_discovery=True,
                 cache_discovery=False,
             )
-        return self._clients[name]
+        return self._clients[name, version]
 
     @property
     def accounts(self) -> Any:

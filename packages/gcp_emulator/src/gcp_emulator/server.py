@@ -232,7 +232,12 @@ class LocalCloud:
         proxy_folder(self._programs)
         app = web.Application(
             client_max_size=_LARGEST_BODY,
-            middlewares=[self._guard, self.faults.middleware, self.iam.services.middleware],
+            middlewares=[
+                self._guard,
+                self.faults.middleware,
+                self.iam.services.middleware,
+                self.iam.enforcer.middleware,
+            ],
         )
         self.iam.add_routes(app)
         rest = Rest(app, self.state, self._operations)

@@ -38,6 +38,7 @@ class _Account:
 
     @property
     def email(self) -> str:
+        """Its e-mail address."""
         return str(self.resource["email"])
 
     @property
@@ -82,6 +83,11 @@ class Accounts:
         """Whether there is such an account, and it is not disabled."""
         account = self._accounts.get(email)
         return account is not None and not account.resource.get("disabled")
+
+    def policy_of(self, email: str) -> Json:
+        """Who may do what with an account; nobody with one that does not exist."""
+        account = self._accounts.get(email)
+        return account.policy.to_json() if account else {"bindings": []}
 
     def check_member(self, member: str) -> None:
         """Refuse a policy's member that is a service account which does not exist.
@@ -155,13 +161,13 @@ class Accounts:
     @api("iam.projects.serviceAccounts.get")
     async def get(self, request: web.Request) -> web.Response:
         """GET serviceAccounts/EMAIL, or its unique id; project ``-`` is whichever has it."""
-        return json_response(self._find(request, "get").resource)
+        return json_response(self.find(request, "get").resource)
 
     @api("iam.projects.serviceAccounts.patch")
     async def patch(self, request: web.Request) -> web.Response:
         """PATCH serviceAccounts/EMAIL: ``{"serviceAccount": {...}, "updateMask": "..."}``."""
         body = await json_body(request)
-        account = self._find(request, "update")
+        account = self.find(request, "update")
         mask = [_camel(name) for name in str(body.get("updateMask") or "").split(",") if name]
         if not mask:
             raise invalid_argument(
@@ -180,7 +186,7 @@ class Accounts:
     async def update(self, request: web.Request) -> web.Response:
         """PUT serviceAccounts/EMAIL: display name and description."""
         texts = _texts(await json_body(request))
-        account = self._find(request, "update")
+        account = self.find(request, "update")
         account.resource |= texts
         self._save()
         return json_response(account.resource)
@@ -188,7 +194,7 @@ class Accounts:
     @api("iam.projects.serviceAccounts.delete")
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE serviceAccounts/EMAIL; policies say that it was deleted."""
-        account = self._find(request, "delete")
+        account = self.find(request, "delete")
         del self._accounts[account.email]
         member = f"serviceAccount:{account.email}"
         gone = f"deleted:{member}?uid={account.id}"
@@ -201,27 +207,27 @@ class Accounts:
     @api("iam.projects.serviceAccounts.disable")
     async def disable(self, request: web.Request) -> web.Response:
         """POST serviceAccounts/EMAIL:disable: its tokens open nothing any more."""
-        self._find(request, "disable").resource["disabled"] = True
+        self.find(request, "disable").resource["disabled"] = True
         self._save()
         return json_response({})
 
     @api("iam.projects.serviceAccounts.enable")
     async def enable(self, request: web.Request) -> web.Response:
         """POST serviceAccounts/EMAIL:enable."""
-        self._find(request, "enable").resource.pop("disabled", None)
+        self.find(request, "enable").resource.pop("disabled", None)
         self._save()
         return json_response({})
 
     @api("iam.projects.serviceAccounts.getIamPolicy")
     async def get_policy(self, request: web.Request) -> web.Response:
         """POST serviceAccounts/EMAIL:getIamPolicy: who may act as it."""
-        return json_response(self._find(request, "getIamPolicy").policy.to_json())
+        return json_response(self.find(request, "getIamPolicy").policy.to_json())
 
     @api("iam.projects.serviceAccounts.setIamPolicy")
     async def set_policy(self, request: web.Request) -> web.Response:
         """POST serviceAccounts/EMAIL:setIamPolicy."""
         body = await json_body(request)
-        account = self._find(request, "setIamPolicy")
+        account = self.find(request, "setIamPolicy")
         account.policy.replace(body, self.check_member)
         self._save()
         return json_response(account.policy.to_json())
@@ -230,7 +236,7 @@ class Accounts:
     async def test_permissions(self, request: web.Request) -> web.Response:
         """POST serviceAccounts/EMAIL:testIamPermissions: those that whoever calls has."""
         body = await json_body(request)
-        policies = [self._find(request, "get").policy.to_json()]
+        policies = [self.find(request, "get").policy.to_json()]
         return json_response(held_permissions(request, body, policies=policies))
 
     def _add(self, email: str, texts: Json) -> _Account:
@@ -248,7 +254,12 @@ class Accounts:
         self._save()
         return account
 
-    def _find(self, request: web.Request, verb: str) -> _Account:
+    def find(self, request: web.Request, verb: str) -> _Account:
+        """The account that the path names, for somebody who may do this with it.
+
+        Raises:
+            GoogleError: 403, 404.
+        """
         project, key = request.match_info["project"], request.match_info["account"]
         if project != "-":
             self._project.check(project)

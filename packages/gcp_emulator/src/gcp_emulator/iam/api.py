@@ -9,11 +9,14 @@ from aiohttp import web
 
 from gcp_emulator.iam.accounts import Accounts
 from gcp_emulator.iam.callers import ACCESS, Access
+from gcp_emulator.iam.custom_roles import CustomRoles
+from gcp_emulator.iam.enforcing import Enforcer
 from gcp_emulator.iam.kept import make_private
 from gcp_emulator.iam.names import Project
 from gcp_emulator.iam.project import ProjectPolicy
 from gcp_emulator.iam.secrets import Secrets
 from gcp_emulator.iam.services import Services
+from gcp_emulator.iam.tokens import Tokens
 from gcp_emulator.iam.vault import Vault
 
 __all__ = ["Iam"]
@@ -52,7 +55,16 @@ class Iam:
         self._secrets = Secrets(
             known, Vault(place / "secrets"), check_member=self.accounts.check_member
         )
-        self.access = Access(self.policy.to_json, is_alive=self.accounts.is_alive)
+        self._roles = CustomRoles(known, place / "roles.json")
+        self.access = Access(
+            self.policy.to_json,
+            is_alive=self.accounts.is_alive,
+            custom_permits=self._roles.permits,
+        )
+        self._tokens = Tokens(self.accounts, self.access)
+        self.enforcer = Enforcer(
+            default_account=self.accounts.default_email, account_policy=self.accounts.policy_of
+        )
         self.on_deleted(self.policy.rename)
         self.on_deleted(self._secrets.rename)
 
@@ -68,6 +80,8 @@ class Iam:
         """Add all routes, and let `callers.require` find the policies."""
         app[ACCESS] = self.access
         self.accounts.add_routes(app)
+        self._tokens.add_routes(app)
+        self._roles.add_routes(app)
         self.services.add_routes(app)
         self._secrets.add_routes(app)
         self.policy.add_routes(app)

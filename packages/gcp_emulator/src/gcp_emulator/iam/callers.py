@@ -23,9 +23,20 @@ from gcp_emulator.iam.errors import invalid_argument, permission_denied
 from gcp_emulator.iam.roles import permits
 from gcp_emulator.replies import Json
 
-__all__ = ["ACCESS", "Access", "caller", "held_permissions", "is_permitted", "require"]
+__all__ = [
+    "ACCESS",
+    "PERMISSION",
+    "Access",
+    "caller",
+    "held_permissions",
+    "is_permitted",
+    "require",
+]
 
-_PERMISSION: Final = re.compile(r"[a-z]+(?:\.[A-Za-z]+)+")
+PERMISSION: Final = re.compile(r"[a-z]+(?:\.[A-Za-z]+)+")
+"""What the name of a permission looks like."""
+
+
 _EVERYBODY: Final = frozenset({"allUsers", "allAuthenticatedUsers"})
 _BASIC: Final = {
     "projectOwner": "roles/owner",
@@ -40,13 +51,19 @@ class Access:
     Args:
         project_policy: The policy of the project as it is now: ``{"bindings": [...]}``.
         is_alive: Whether a service account of this e-mail address exists and is enabled.
+        custom_permits: Whether a custom role has a permission.
     """
 
     def __init__(
-        self, project_policy: Callable[[], Json], *, is_alive: Callable[[str], bool]
+        self,
+        project_policy: Callable[[], Json],
+        *,
+        is_alive: Callable[[str], bool],
+        custom_permits: Callable[[str, str], bool] = lambda _role, _permission: False,
     ) -> None:
         self._project_policy = project_policy
         self._is_alive = is_alive
+        self._custom_permits = custom_permits
         self._accounts: dict[str, str] = {}
 
     def register(self, token: str, email: str) -> None:
@@ -63,7 +80,7 @@ class Access:
             return False
         project = self._project_policy()
         return any(
-            permits(role, permission)
+            permits(role, permission) or self._custom_permits(role, permission)
             for policy in (project, *policies)
             for role in _roles_in(policy, email, project)
         )
@@ -104,7 +121,7 @@ def held_permissions(
     if not isinstance(asked, list):
         raise invalid_argument("Invalid value at 'permissions': a list is expected.")
     for one in asked:
-        if not isinstance(one, str) or not _PERMISSION.fullmatch(one):
+        if not isinstance(one, str) or not PERMISSION.fullmatch(one):
             raise invalid_argument(f"Permission {one} is not valid for this resource.")
     applying = list(policies)
     held = [one for one in asked if is_permitted(request, one, policies=applying)]

@@ -1,6 +1,7 @@
 """The project and its policy (https://cloud.google.com/resource-manager/reference/rest/v1/projects).
 
-At first the person at the keyboard owns it, and the default compute account may edit it.
+In v3, too. At first the person at the keyboard owns it, and the default compute account may edit
+it.
 """
 
 from pathlib import Path
@@ -58,23 +59,43 @@ class ProjectPolicy:
             self._save()
 
     def add_routes(self, app: web.Application) -> None:
-        """Add the routes ``/v1/projects/P`` and ``/v1/projects/P:...IamPolicy``."""
-        one = "/v1/projects/{project:[^/:]+}"
+        """Add the routes ``/v1/projects/P`` and ``/v1/projects/P:...IamPolicy``; so in v3."""
+        v1, v3 = (f"/{version}/projects/{{project:[^/:]+}}" for version in ("v1", "v3"))
         app.add_routes(
             [
                 web.get("/v1/projects", self.list),
-                web.get(one, self.get),
-                web.post(one + ":getIamPolicy", self.get_policy),
-                web.post(one + ":setIamPolicy", self.set_policy),
-                web.post(one + ":testIamPermissions", self.test_permissions),
+                web.get(v1, self.get),
+                web.get(v3, self.get_v3),
             ]
         )
+        for one in (v1, v3):
+            app.add_routes(
+                [
+                    web.post(one + ":getIamPolicy", self.get_policy),
+                    web.post(one + ":setIamPolicy", self.set_policy),
+                    web.post(one + ":testIamPermissions", self.test_permissions),
+                ]
+            )
 
     @api("cloudresourcemanager.projects.get")
     async def get(self, request: web.Request) -> web.Response:
         """GET projects/P."""
         self._check(request, "get")
         return json_response(self._project_json())
+
+    @api("cloudresourcemanager.projects.get")
+    async def get_v3(self, request: web.Request) -> web.Response:
+        """GET projects/P, as v3 shows it."""
+        self._check(request, "get")
+        return json_response(
+            {
+                "name": self._project.numbered,
+                "projectId": self._project.id,
+                "state": "ACTIVE",
+                "displayName": self._project.id,
+                "createTime": self._project.created,
+            }
+        )
 
     @api("cloudresourcemanager.projects.list")
     async def list(self, request: web.Request) -> web.Response:
