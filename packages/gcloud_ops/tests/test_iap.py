@@ -12,13 +12,17 @@ from typing import Any
 import asyncssh
 import pytest
 
-from gcloud_ops import groups, iap, instances, ssh, templates
+from gcloud_ops import containers, groups, iap, instances, launching, ssh, sweeps, templates
 from gcloud_ops.clients import Clients
+from gcloud_ops.contract import Dispatch
 from gcloud_ops.errors import (
+    CredentialsMissing,
+    GcloudOpsError,
     HostKeyMismatch,
+    PermissionDenied,
     Unavailable,
 )
-from gcloud_ops.model import Instance
+from gcloud_ops.model import Instance, Sweep
 
 from .conftest import eventually, inert_cloud, settings_of
 
@@ -55,10 +59,10 @@ def instance(clients: Clients) -> Instance:
 
 
 def ask(clients: Clients, path: str, body: Any) -> Any:
-    """Post to one of the emulator's own pages."""
+    """Read, or with a body post, one of the emulator's own pages."""
     request = urllib.request.Request(
         f"{clients.settings.endpoint}/emulator/{path}",
-        data=json.dumps(body).encode(),
+        data=None if body is None else json.dumps(body).encode(),
         headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=10) as reply:
@@ -149,3 +153,129 @@ async def test_what_goes_through_survives_cuts(clients: Clients, instance: Insta
 
     assert cuts == 3
     assert got == sent
+
+
+async def refusal(clients: Clients, instance: Instance, port: int = PORT) -> GcloudOpsError:
+    """Why a tunnel can't be had."""
+    with pytest.raises(GcloudOpsError) as caught:
+        async with iap.tunnel(clients, instance, port, timeout=10):
+            pass
+    error = caught.value
+    assert "\n" not in str(error)
+    assert error.resource == f"instance {instance.name}"
+    return error
+
+
+async def test_a_firewall_that_does_not_know_iap(clients: Clients, instance: Instance) -> None:
+    """It looks as if nobody answered: the message says which rule may be missing."""
+    denied = [{"I_p_protocol": "tcp", "ports": ["22"]}]
+    with rule(clients, "no-ssh", denied=denied):
+        shut = await refusal(clients, instance, clients.settings.ssh_port)
+        with rule(clients, "but-iap", allowed=denied, priority=10):
+            keys = instances.host_keys(clients, instance.name)
+            async with ssh.reach(clients, instance, keys):
+                pass
+
+    assert isinstance(shut, Unavailable)
+    assert "failed to connect to backend (4003)" in shut.message
+    assert "35.235.240.0/20" in shut.hint
+
+
+async def test_somebody_without_the_role(clients: Clients, instance: Instance) -> None:
+    """IAP doesn't let in who may all with instances but not this; the role is named."""
+    email = f"visitor@{clients.project}.iam.gserviceaccount.com"
+    iam = clients.api("iam", "v1").projects().serviceAccounts()
+    clients.execute(
+        "account", iam.create(name=f"projects/{clients.project}", body={"accountId": "visitor"})
+    )
+    visitor = Clients(clients.settings, credentials=token_of(clients, email))
+
+    denied = await refusal(visitor, instance)
+
+    assert isinstance(denied, PermissionDenied)
+    assert "not authorized (4033)" in denied.message
+    assert "roles/iap.tunnelResourceAccessor" in denied.hint
+
+
+def token_of(clients: Clients, email: str) -> Any:
+    """The credentials of a service account, for an hour."""
+    from google.oauth2.credentials import Credentials
+
+    scope = ["https://www.googleapis.com/auth/cloud-platform"]
+    accounts = clients.api("iamcredentials", "v1").projects().serviceAccounts()
+    name = f"projects/-/serviceAccounts/{email}"
+    request = accounts.generateAccessToken(name=name, body={"scope": scope})
+    return Credentials(token=clients.execute("token", request)["accessToken"])  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "hint"),
+    [
+        (401, CredentialsMissing, "gcloud auth application-default login"),
+        (403, PermissionDenied, "roles/iap.tunnelResourceAccessor"),
+        (429, Unavailable, ""),
+        (503, Unavailable, ""),
+        (0, Unavailable, ""),
+    ],
+)
+async def test_iap_answers_no_websocket(
+    clients: Clients, instance: Instance, status: int, kind: type[GcloudOpsError], hint: str
+) -> None:
+    """What comes in place of a websocket is explained."""
+    await asyncio.to_thread(ask, clients, "faults", {"method": "iap.*", "status": status})
+
+    error = await refusal(clients, instance)
+
+    assert type(error) is kind
+    assert hint in error.hint
+
+
+async def test_where_nobody_is(clients: Clients, instance: Instance) -> None:
+    """An instance that is not there, a port without a program, a program that says nothing."""
+    gone = await refusal(clients, replace(instance, name="hosts-0002"))
+    allowed = [{"I_p_protocol": "tcp", "ports": [str(PORT)]}]
+    with rule(clients, "nobody", allowed=allowed):
+        closed = await refusal(clients, instance)
+    await asyncio.to_thread(ask, clients, "faults", {"method": "iap.*", "status": 200, "delay": 5})
+    with pytest.raises(Unavailable, match="no answer within 0 s"):
+        async with iap.tunnel(clients, instance, PORT, timeout=0.2):
+            pass
+
+    assert "4047" in gone.message
+    assert "4003" in closed.message
+    assert isinstance(gone, Unavailable)
+
+
+async def test_a_session_that_is_forgotten(clients: Clients, instance: Instance) -> None:
+    """When IAP doesn't take the session up again, that is the end of the stream, and no hang."""
+    loop = asyncio.get_running_loop()
+    allowed = [{"I_p_protocol": "tcp", "ports": [str(PORT)]}]
+    with rule(clients, "forgotten", allowed=allowed):
+        async with echo(instance.internal_address), iap.tunnel(clients, instance, PORT) as sock:
+            await loop.sock_sendall(sock, b"here")
+            assert await loop.sock_recv(sock, 10) == b"here"
+            fault = {"method": "iap.tunnel.reconnect", "status": 403}
+            await asyncio.to_thread(ask, clients, "faults", fault)
+            await asyncio.to_thread(ask, clients, "iap/cut", {})
+            async with asyncio.timeout(10):
+                assert await loop.sock_recv(sock, 10) == b""
+
+
+def test_a_sweep_without_public_addresses(clients: Clients, instance: Instance) -> None:
+    """Launched, looked at, listened to and removed, over nothing but the relay."""
+    sweep = Sweep.of_commands("hidden", ["train 1", "train 2"], template="inside")
+    sweep = replace(sweep, dispatch=Dispatch.SSH)
+
+    events = list(launching.launch(launching.plan(sweep, clients), clients))
+
+    end = events[-1]
+    assert isinstance(end, launching.Launched)
+    assert (end.sent, end.failed) == (2, 0)
+    found = containers.list_containers(clients, "hidden")
+    assert {name: [c.name for c in of] for name, of in found.items()} == {  # type: ignore[union-attr]
+        "hidden-0001": ["sinergym"],
+        "hidden-0002": ["sinergym"],
+    }
+    assert containers.run_shell(clients, "hidden-0001", "true") == 0
+    assert ask(clients, "stats", None)["calls"]["iap.tunnel.connect"] >= 5
+    sweeps.cancel("hidden", clients)
