@@ -16,6 +16,8 @@ from gcloud_ops.clients import Clients
 from gcloud_ops.errors import InvalidRequest, Unavailable
 from gcloud_ops.settings import Settings
 
+from .conftest import eventually
+
 BIN = Path(sys.executable).parent
 
 
@@ -134,6 +136,18 @@ def test_a_folder_that_cannot_be(surroundings: dict[str, str], tmp_path: Path) -
         local.ensure_cloud(surroundings)
 
 
+def test_mails_go_where_it_was_told_at_its_start(surroundings: dict[str, str]) -> None:
+    """A cloud that runs can't learn of it, and an address that is none is named."""
+    with pytest.raises(Unavailable, match="--smtp 'nowhere': HOST:PORT is expected"):
+        local.ensure_cloud(surroundings, smtp="nowhere")
+    started = local.ensure_cloud(surroundings, smtp="127.0.0.1:2525")
+    words = Path(f"/proc/{started.pid}/cmdline").read_text().split("\0")
+    assert words[words.index("--smtp") + 1] == "127.0.0.1:2525"
+    assert local.ensure_cloud(surroundings) == started
+    with pytest.raises(InvalidRequest, match="runs already"):
+        local.ensure_cloud(surroundings, smtp="127.0.0.1:2526")
+
+
 @pytest.mark.slow
 def test_the_commands_of_the_local_cloud(surroundings: dict[str, str]) -> None:
     """Folder, start by --local, status, stop, wipe."""
@@ -154,6 +168,15 @@ def test_the_commands_of_the_local_cloud(surroundings: dict[str, str]) -> None:
     listed = run("--local", "template", "list")
     assert (listed.returncode, "sinergym-template" in listed.stdout) == (0, True), listed.stderr
     assert run("local", "status").returncode == 0
+    up = run("local", "up")
+    assert (up.returncode, "0 running; of groups 0, capacity" in up.stdout) == (0, True), up
+    make_instance(local.read_cloud(folder), "server")
+    assert "1 running; of groups 0, capacity" in run("local", "status").stdout
+    elsewhere = ("--image", "local/x:1", "--mlflow-uri", "http://127.0.0.1:1")
+    assert run("--local", "template", "create", "elsewhere", *elsewhere).returncode == 0
+    sweep = ("--name", "quick", "--command", "true", "--patience", "0.1")
+    launched = run("--local", "sweep", "launch", *sweep, "--template", "elsewhere")
+    assert "MLflow: http://127.0.0.1:1\n" in launched.stderr
     assert run("local", "stop").returncode == 0
     assert not (folder / "cloud.json").exists()
     assert run("--local", "template", "list").returncode == 0
@@ -164,6 +187,32 @@ def test_the_commands_of_the_local_cloud(surroundings: dict[str, str]) -> None:
     assert not (folder / "cloud.json").exists()
     assert run("local", "wipe", "--yes").returncode == 0, "and where nothing runs"
     assert not (folder / "templates.json").exists()
+
+
+def make_instance(cloud: local.LocalCloud | None, name: str) -> None:
+    """Make an instance of no group, as a tracking server's, and wait until it runs."""
+    assert cloud is not None
+    clients = Clients.connect(
+        Settings(project=cloud.project, zone=cloud.zone, endpoint=cloud.endpoint)
+    )
+    where = {"project": cloud.project, "zone": cloud.zone}
+    disk = {
+        "boot": True,
+        "initialize_params": {
+            "source_image": "projects/cos-cloud/global/images/family/cos-stable"
+        },
+    }
+    wanted = {
+        "name": name,
+        "machine_type": f"zones/{cloud.zone}/machineTypes/e2-small",
+        "disks": [disk],
+        "network_interfaces": [{"network": "global/networks/default"}],
+    }
+    clients.instances.insert_unary(request={**where, "instance_resource": wanted})
+    eventually(
+        lambda: clients.instances.get(request={**where, "instance": name}).status == "RUNNING",
+        "the instance runs",
+    )
 
 
 def test_what_is_not_installed_is_named(tmp_path: Path) -> None:

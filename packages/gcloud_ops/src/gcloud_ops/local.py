@@ -93,16 +93,32 @@ def local_settings(base: Settings, *, environ: Mapping[str, str] = os.environ) -
     return settings
 
 
-def ensure_cloud(environ: Mapping[str, str] = os.environ) -> LocalCloud:
+def ensure_cloud(
+    environ: Mapping[str, str] = os.environ, *, smtp: str | None = None
+) -> LocalCloud:
     """Join the local cloud of the folder, or start it. Two starters at once end with one cloud.
 
+    Args:
+        environ: `GCLOUD_OPS_LOCAL_FOLDER`, `GCLOUD_OPS_LOCAL_ENGINE` and `GCLOUD_OPS_LOCAL_SMTP`
+            of it say where, what runs in its instances, and where its e-mails go.
+        smtp: `HOST:PORT` of an SMTP server of this machine, in place of that variable; only for
+            a cloud that doesn't run yet.
+
     Raises:
-        InvalidRequest: What it takes is not installed.
+        InvalidRequest: What it takes is not installed; or it runs, and can't learn of the server.
         Unavailable: It didn't start; the message has the last lines of its log.
     """
     folder = cloud_folder(environ)
     if cloud := read_cloud(folder):
+        if smtp is not None:
+            raise InvalidRequest(
+                "--smtp: the local cloud runs already, and learns of it at its start only",
+                resource=str(folder),
+                hint="`gcloud-ops local stop` first",
+            )
         return cloud
+    if smtp is not None:
+        environ = {**environ, "GCLOUD_OPS_LOCAL_SMTP": smtp}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -187,6 +203,8 @@ def _start(folder: Path, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
         *("--engine", engine),
         *("--idle-minutes", str(IDLE_MINUTES)),
     ]
+    if smtp := environ.get("GCLOUD_OPS_LOCAL_SMTP"):
+        command += ["--smtp", smtp]
     if engine == "process":
         _executable("sinergym-runner")  # without it every container would fail at its start
         command += ["--companion", f"mlflow={_mlflow_command()}"]

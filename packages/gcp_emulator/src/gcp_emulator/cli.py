@@ -120,6 +120,7 @@ def status(*, folder: Folder = None, output: Literal["table", "json"] = "table")
     if output == "json":
         print(json.dumps(known, indent=1))
         return 0
+    running = sum(one["status"] == "RUNNING" for one in known["instances"])
     capacity = "unlimited" if known["capacity"] is None else known["capacity"]
     rows = {
         "endpoint": known["endpoint"],
@@ -129,7 +130,7 @@ def status(*, folder: Folder = None, output: Literal["table", "json"] = "table")
         "engine": known["engine"],
         "started": known["started"],
         "folder": known["folder"],
-        "instances": f"{known['running']} running, capacity {capacity}",
+        "instances": f"{running} running; of groups {known['running']}, capacity {capacity}",
         "groups": ", ".join(group["name"] for group in known["groups"]) or "-",
         "templates": ", ".join(known["templates"]) or "-",
     }

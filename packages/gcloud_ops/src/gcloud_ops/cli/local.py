@@ -11,6 +11,20 @@ __all__ = ["local"]
 local = App(name="local", help="The local cloud that --local works on.")
 
 
+@local.command(name="up")
+def local_up(*, smtp: str | None = None) -> int:
+    """Start the local cloud, as --local does, or join the one that runs; say where it is.
+
+    Args:
+        smtp: HOST:PORT of an SMTP server on this machine, which gets the e-mails of alerts; else
+            they stay in `gcp-emulator inbox`. [$GCLOUD_OPS_LOCAL_SMTP]
+    """
+    from gcloud_ops.local import ensure_cloud
+
+    ensure_cloud(smtp=smtp)
+    return _emulator("status")
+
+
 @local.command(name="status")
 def local_status() -> int:
     """Say whether the local cloud runs, and where."""

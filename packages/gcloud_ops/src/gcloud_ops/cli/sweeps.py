@@ -72,7 +72,7 @@ def sweep_launch(
     to = prepare_alerts(session, alert)
     planned = launching.plan(described, session.clients)
     live.tell_plan(planned)
-    _tell_tracking_server(session)
+    _tell_tracking_server(session, planned)
     if session.settings.is_google and sys.stdin.isatty() and sys.stderr.isatty():
         question = f"Launch {planned.instances} instances on Google Cloud?"
         if not output.confirm(question, yes=yes):
@@ -269,17 +269,16 @@ def _describe(
     return replace(described, name=free, experiments=renumbered.experiments)
 
 
-def _tell_tracking_server(session: Session) -> None:
+def _tell_tracking_server(session: Session, planned: "LaunchPlan") -> None:
     if not session.common.local:
         return
     from gcloud_ops.cli.output import say
-    from gcloud_ops.local import cloud_folder, read_cloud
+    from gcloud_ops.local import cloud_folder
+    from gcloud_ops.text import one_line
 
-    folder = cloud_folder()
-    cloud = read_cloud(folder)
-    if cloud and cloud.mlflow_url:
-        say(f"MLflow: {cloud.mlflow_url}")
-    say(f"local cloud: {folder}")
+    if uri := planned.template.environment.get("MLFLOW_TRACKING_URI"):
+        say(f"MLflow: {one_line(uri)}")
+    say(f"local cloud: {cloud_folder()}")
 
 
 def _tell_launched(session: Session, planned: "LaunchPlan", end: Any) -> int:
