@@ -1,7 +1,7 @@
 #!/bin/bash
-# The container has not started: its image could not be had, as a rule. So there is no runner to say
-# so and to remove this instance, which would cost money for ever. This does both, and nothing else.
-# systemd runs it when sinergym.service has failed (docs/contract.md, section 4).
+# The container has not started (its image could not be had, as a rule), or was killed again and again.
+# So there is no runner to say so and to remove this instance, which would cost money for ever.
+# systemd runs this when sinergym.service has failed (docs/contract.md, section 4).
 set -u
 export LC_ALL=C
 
@@ -10,14 +10,15 @@ compute=${CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE:-https://compute.googleapis.co
 storage=${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}
 monitoring=${CLOUDSDK_API_ENDPOINT_OVERRIDES_MONITORING:-https://monitoring.googleapis.com/}
 
-started=$(docker inspect --format '{{.State.StartedAt}}' sinergym 2>/dev/null)
-case $started in
-'' | 0001-*) ;;
-*) exit 0 ;; # The runner has been there: the end is its own.
+state=$(docker inspect --format '{{.State.StartedAt}} {{.State.ExitCode}}' sinergym 2>/dev/null)
+case $state in
+'' | 0001-*) began='' ;;
+*' 137') began=yes ;;
+*) exit 0 ;; # The runner has been there to its end: all else is its own.
 esac
 
 ask() {
-    curl --silent --show-error --fail --retry 6 --retry-all-errors --max-time 20 "$@"
+    curl --silent --show-error --fail --retry 6 --retry-connrefused --max-time 20 "$@"
 }
 meta() {
     ask --header 'Metadata-Flavor: Google' "$metadata/$1"
@@ -47,17 +48,20 @@ image=$(meta instance/attributes/sinergym-image | plain)
 why=$(journalctl --unit sinergym.service --output cat --lines 50 | grep -a 'docker: ' | tail -n 1 | plain)
 now=$(date --utc +%Y-%m-%dT%H:%M:%SZ)
 hint="the container could not be started: ${why:-docker gave no reason}"
+[ -n "$began" ] && hint='the runner was killed, again and again'
 echo "sinergym: $hint"
 
-# Only where there is no record yet: one of an earlier attempt says more than this can.
-google --output /dev/null --data-binary @- \
-    "$storage/upload/storage/v1/b/$bucket/o?uploadType=media&name=$sweep%2Frecords%2F$name.json&ifGenerationMatch=0" <<EOF &&
+write_record() {
+    google --output /dev/null --data-binary @- \
+        "$storage/upload/storage/v1/b/$bucket/o?uploadType=media&name=$sweep%2Frecords%2F$name.json&ifGenerationMatch=0" <<EOF
 {"schema": 1, "sweep": "$sweep", "experiment": "$name", "attempt": 1, "state": "failed",
  "instance": "$name", "instance_id": "$id", "spent": 0, "history": [], "command": null,
  "image": "$image", "versions": {}, "started": "$now", "updated": "$now", "ended": "$now",
  "progress": {}, "mlflow": null, "outputs": null, "signal": null,
  "exit": {"code": 125, "signal": null, "kind": "image_pull", "hint": "$hint"}}
 EOF
+}
+signal() {
     google --output /dev/null --data-binary @- "${monitoring}v3/projects/$project/timeSeries" <<EOF
 {"timeSeries": [{
   "metric": {"type": "custom.googleapis.com/sinergym/experiment_finished", "labels": {
@@ -68,6 +72,10 @@ EOF
   "metricKind": "GAUGE", "valueType": "INT64",
   "points": [{"interval": {"endTime": "$now"}, "value": {"int64Value": "1"}}]}]}
 EOF
+}
+# Only where there is no record yet. One of a runner that was killed says more than this can: it
+# becomes that of a lost experiment, by whoever finds its instance gone.
+[ -z "$began" ] && write_record && signal
 
 [ "$(meta instance/attributes/sinergym-keep 2>/dev/null)" = TRUE ] && exit 0
 # Through the group, never directly: the group would make a deleted member again.

@@ -155,7 +155,9 @@ def _unit(spec: ContainerSpec) -> str:
         f"ExecStop=-/usr/bin/docker stop --time=28 {CONTAINER}",
         "Restart=no",
         # 125 is Docker's own failure, such as a registry that doesn't answer: nothing has run.
-        "RestartForceExitStatus=125",
+        # 137 is a runner that was killed, by the kernel for its memory say: the next one goes on.
+        # (So ends one, too, whose command was killed. It has had its last word, and no other runs.)
+        "RestartForceExitStatus=125 137",
         "RestartSec=15",
         "",
     ]
