@@ -1,7 +1,7 @@
 """What a project needs before its first sweep: looked at, made, removed, as often as one likes.
 
-The trainers' VMs act as an account of their own, which may do only what `RUNNER_PERMISSIONS` and
-`PROJECT_ROLES` say; docs/security.md says why.
+The trainers' VMs act as an account of their own: `gcloud_ops.resources.trainers` says what it may
+do, docs/security.md why.
 
     plan = look(clients, Wanted.of(clients))
     up(clients, Wanted.of(clients, image="europe-docker.pkg.dev/p/sinergym/trainer:1"), tell=print)
@@ -16,6 +16,7 @@ from gcloud_ops import ssh, templates
 from gcloud_ops.alerts import metrics
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import InvalidRequest, NotFound
+from gcloud_ops.iap import RELAY_ADDRESSES
 from gcloud_ops.resources import (
     Apis,
     Binding,
@@ -38,67 +39,21 @@ from gcloud_ops.resources import (
     observe_all,
     remove_all,
 )
+from gcloud_ops.resources.trainers import (
+    ACCOUNT,
+    APIS,
+    BUCKET_ROLE,
+    PROJECT_ROLES,
+    ROLE,
+    RUNNER_PERMISSIONS,
+    SECRET_ROLE,
+)
 from gcloud_ops.tracking import SECRET
 
-__all__ = [
-    "ACCOUNT",
-    "APIS",
-    "BUCKET_ROLE",
-    "IAP_FIREWALL",
-    "IAP_RANGE",
-    "PROJECT_ROLES",
-    "ROLE",
-    "RUNNER_PERMISSIONS",
-    "SECRET_ROLE",
-    "Wanted",
-    "account_email",
-    "down",
-    "look",
-    "up",
-]
-
-ACCOUNT: Final = "sinergym-trainer"
-"""Of the trainers' VMs: the part of its address before the @."""
-
-ROLE: Final = "sinergymTrainer"
-"""Id of the custom role."""
-
-RUNNER_PERMISSIONS: Final[Mapping[str, str]] = {
-    "compute.instanceGroupManagers.delete": "the last member removes its empty group",
-    "compute.instanceGroupManagers.get": "see whether it was the last, and who else is there",
-    "compute.instanceGroupManagers.update": "leave the group (deleteInstances)",
-    "compute.regionOperations.get": "wait until it has left a group of several zones",
-    "compute.zoneOperations.get": "wait until it has left a group of one zone",
-}
-"""The custom role's permissions, and what each is for. Nothing of `compute.instances`: the group's
-own agent deletes the VM (https://cloud.google.com/iam/docs/service-agents)."""
-
-PROJECT_ROLES: Final[Mapping[str, str]] = {
-    "roles/artifactregistry.reader": "pull the image",
-    "roles/logging.logWriter": "write logs of the system",
-    "roles/monitoring.metricWriter": "tell that an experiment or a sweep has ended",
-}
-"""Predefined roles of the account in the project, and what each is for."""
-
-BUCKET_ROLE: Final = "roles/storage.objectUser"
-"""On the one bucket: records, logs, results and checkpoints."""
-SECRET_ROLE: Final = "roles/secretmanager.secretAccessor"
-"""On the one secret with the tracking server's password, if there is such a server."""
+__all__ = ["IAP_FIREWALL", "Wanted", "down", "look", "ordered", "up"]
 
 IAP_FIREWALL: Final = "allow-sinergym-ssh-iap"
-IAP_RANGE: Final = "35.235.240.0/20"
-"""Where IAP's TCP forwarding comes from (https://cloud.google.com/iap/docs/using-tcp-forwarding)."""
 
-APIS: Final = (
-    "artifactregistry.googleapis.com",
-    "cloudresourcemanager.googleapis.com",
-    "compute.googleapis.com",
-    "iam.googleapis.com",
-    "logging.googleapis.com",
-    "monitoring.googleapis.com",
-    "secretmanager.googleapis.com",
-    "storage.googleapis.com",
-)
 _IAP_API: Final = "iap.googleapis.com"
 _MADE_BY: Final = "made by gcloud-ops"
 _MACHINE_TYPE: Final = "n2-highcpu-8"
@@ -163,11 +118,6 @@ class Wanted:
                 **(environment or {}),
             },
         )
-
-
-def account_email(project: str) -> str:
-    """The address of the trainers' account."""
-    return f"{ACCOUNT}@{project}.iam.gserviceaccount.com"
 
 
 def look(clients: Clients, wanted: Wanted) -> Plan[Finding]:
@@ -260,7 +210,7 @@ def _iap_firewall(place: Place, wanted: Wanted, email: str) -> Firewall:
         lambda: {
             "description": f"SSH to the trainers through IAP; {_MADE_BY}",
             "allowed": [{"I_p_protocol": "tcp", "ports": ["22"]}],
-            "source_ranges": [IAP_RANGE],
+            "source_ranges": [RELAY_ADDRESSES],
             "target_service_accounts": [email],
         },
     )

@@ -13,8 +13,10 @@ from cyclopts.exceptions import CycloptsError
 from gcloud_ops.cli.alerts import alerts
 from gcloud_ops.cli.app import PROGRAM, Session, app, split
 from gcloud_ops.cli.buckets import bucket
+from gcloud_ops.cli.doctor import doctor
 from gcloud_ops.cli.instances import containers, instances, ssh_command
 from gcloud_ops.cli.local import local
+from gcloud_ops.cli.reap import reap
 from gcloud_ops.cli.results import sweep
 from gcloud_ops.cli.setup import setup
 from gcloud_ops.cli.templates import template
@@ -24,6 +26,8 @@ __all__ = ["main", "run"]
 for _sub in (template, sweep, instances, containers, bucket, alerts, local):
     app.command(_sub)
 app.command(setup)
+app.command(doctor)
+app.command(reap)
 app.command(ssh_command, name="ssh")
 
 

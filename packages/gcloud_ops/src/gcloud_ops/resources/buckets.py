@@ -152,6 +152,9 @@ class Bucket:
         bucket.iam_configuration.public_access_prevention = "enforced"
         if self.versioned:
             bucket.versioning_enabled = True
+        else:
+            # What is replaced all the time would be kept, and billed, for a week each time.
+            bucket.soft_delete_policy.retention_duration_seconds = 0
 
     def _is_ours(self, bucket: Any) -> bool:
         return bool(self.label in bucket.labels.items())

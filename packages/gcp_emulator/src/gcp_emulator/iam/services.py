@@ -26,6 +26,7 @@ _TITLES: Final = {
     "cloudresourcemanager": "Cloud Resource Manager API",
     "compute": "Compute Engine API",
     "iam": "Identity and Access Management (IAM) API",
+    "iap": "Cloud Identity-Aware Proxy API",
     "iamcredentials": "IAM Service Account Credentials API",
     "logging": "Cloud Logging API",
     "monitoring": "Cloud Monitoring API",

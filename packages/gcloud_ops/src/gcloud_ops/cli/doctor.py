@@ -1,0 +1,46 @@
+"""`gcloud-ops doctor`: what may keep a sweep from running."""
+# ruff: noqa: D417 (the docstrings are the help, and `session` is not an argument that users give)
+
+import sys
+from pathlib import Path
+
+from gcloud_ops.cli.app import GivenSession
+
+__all__ = ["doctor"]
+
+
+def doctor(file: Path | None = None, /, *, session: GivenSession) -> int:
+    """See whether sweeps can run: credentials, permissions, quota, bucket, image...
+
+    Nothing is changed. Each finding is ok, a warning (it runs, but something is amiss or unknown)
+    or a problem (it would fail), and says what to do. The exit code is 1 when there is a problem.
+
+    Args:
+        file: A sweep file: the quota is compared with what the whole sweep needs, and its zone,
+            template and bucket are looked at.
+    """
+    from gcloud_ops import doctor as examining
+    from gcloud_ops.cli import output
+    from gcloud_ops.sweepfile import read_sweep
+    from gcloud_ops.text import one_line
+
+    sweep = read_sweep(file) if file is not None else None
+    found = []
+    for finding in examining.examine(session.clients, sweep=sweep):
+        found.append(finding)
+        if session.common.output == "table":
+            line = one_line(f"{finding.level:<8} {finding.name}: {finding.message}", limit=1000)
+            sys.stdout.write(f"{line}\n")
+            if finding.advice:
+                sys.stdout.write(f"         -> {one_line(finding.advice, limit=1000)}\n")
+            sys.stdout.flush()
+    if session.common.output != "table":
+        columns = output.Columns[examining.Finding](
+            ("LEVEL", "NAME", "MESSAGE", "ADVICE"),
+            lambda it: (it.level, it.name, it.message, it.advice),
+        )
+        session.emit(found, columns)
+    problems = sum(one.level == "problem" for one in found)
+    warnings = sum(one.level == "warning" for one in found)
+    output.say(f"{len(found)} findings: {problems} problems, {warnings} warnings")
+    return output.ExitCode.EXPERIMENTS_FAILED if problems else output.ExitCode.DONE

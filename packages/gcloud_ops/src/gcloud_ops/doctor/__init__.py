@@ -1,0 +1,15 @@
+"""What may keep a sweep from running, found before it is launched; nothing is changed.
+
+    for finding in examine(clients):          # as they come
+        print(finding.level, finding.name, finding.message, finding.advice)
+    blocking(clients, sweep)                  # the problems that would stop this sweep at once
+
+The checks run at once, and one that fails hides no other. The number of calls depends neither on
+the number of experiments nor on what there is in the project.
+"""
+
+from gcloud_ops.doctor.examining import blocking, examine
+from gcloud_ops.doctor.findings import Finding, Level
+from gcloud_ops.doctor.permissions import PERMISSIONS
+
+__all__ = ["PERMISSIONS", "Finding", "Level", "blocking", "examine"]
