@@ -59,6 +59,7 @@ class StandIn:
     guest_attributes: dict[str, dict[str, str]] = field(default_factory=dict)
     serial: bytearray = field(default_factory=bytearray)
     graces: list[float] = field(default_factory=list)
+    faults: list[tuple[str, bool]] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
 
     async def boot(self) -> None:
@@ -72,6 +73,14 @@ class StandIn:
         """Go when the exit is open."""
         self.graces.append(grace)
         await self.exit.wait()
+
+    async def suffer(self, fault: str, *, on: bool) -> None:
+        """Remember it."""
+        self.faults.append((fault, on))
+
+    async def lose_power(self) -> None:
+        """Remember it."""
+        self.faults.append(("kill", True))
 
     def update_metadata(self, metadata: dict[str, str]) -> None:
         """Remember it."""
@@ -127,7 +136,8 @@ class Client:
 
     async def done(self, operation: Any) -> Any:
         """The same operation, DONE."""
-        scope = f"zones/{ZONE}" if "zone" in operation else "global"
+        noun = next((noun for noun in ("zone", "region") if noun in operation), None)
+        scope = operation[noun].rpartition("/projects/local/")[2] if noun else "global"
         path = f"{scope}/operations/{operation['name']}/wait"
         done = await asyncio.wait_for(self.call("POST", path), 10)
         assert done["status"] == "DONE"

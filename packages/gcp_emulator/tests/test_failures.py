@@ -129,7 +129,7 @@ async def test_an_instance_that_goes_while_it_comes(
     """Deleted at any moment of its making, it is gone entirely, and the group makes another."""
     async with client_of(tmp_path, machines) as client:
         cloud = client.cloud
-        group = cloud.state.group(ZONE, "quick")
+        group = cloud.state.groups[ZONE, "quick"]
         group.target_size = 1
         (member,) = cloud.lifecycle.grow(group, {"quick-0001": None})
         first = member.instance

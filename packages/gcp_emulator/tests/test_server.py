@@ -110,7 +110,7 @@ async def test_official_client(cloud: LocalCloud) -> None:
 async def test_unknown_routes_are_loud(client: Client) -> None:
     """What is not emulated answers 501, naming the method and the path."""
     for verb, path in (
-        ("GET", f"zones/{ZONE}/disks"),
+        ("GET", f"zones/{ZONE}/snapshots"),
         ("POST", GROUPS + "/x/abandonInstances"),
         ("GET", "/nothing"),
     ):
@@ -399,7 +399,7 @@ async def _walk(folder: Path, steps: list[tuple[str, int | None]]) -> None:
         for kind, number in steps:
             before = cloud.lifecycle.running
             await _step(client, kind, number)
-            limit = cloud.lifecycle.capacity
+            limit = cloud.lifecycle.capacity.limit
             occupied = sum(i.occupies for i in cloud.state.instances.values())
             assert occupied == cloud.lifecycle.running
             # While the limit itself changes, instances may start below the old one.

@@ -10,20 +10,44 @@ GET    /emulator/faults     POST, DELETE     faults that wait for their calls (s
 GET    /emulator/inbox                       notifications of Cloud Monitoring, oldest first:
                                              {"messages": [{"time", "channel", "type", "to",
                                              "subject", "body", "state", "reason", ...}]}
-POST   /emulator/capacity                    {"capacity": 2 | null, "zone": "..." (optional)}
-POST   /emulator/instances/NAME/preempt      {"grace": 30}
+POST   /emulator/capacity                    how many instances can run at once: {"capacity": 2 |
+                                             null, "zone": "...", "machine_type": "...", "spot":
+                                             true}; which are counted is optional, and without it
+                                             those of groups in the whole cloud are
+GET    /emulator/quotas      POST            quotas: {"metric": "CPUS", "limit": 8 | null (as at
+                                             first), "region": "..." (none: the project's)}
+GET    /emulator/run-duration  POST          {"speed": 60} the clock of maxRunDuration runs so much
+                                             faster; {"repair": false} an instance whose time is
+                                             over goes with its member, and is not made anew
+POST   /emulator/instances/NAME/FAULT        what befalls one instance, now:
+           preempt {"grace": 30}             SIGTERM, grace, TERMINATED (or deleted, as its
+                                             instanceTerminationAction says)
+           expire                            as when it has run as long as it may
+           kill                              its host fails: all is gone, no process is told
+           refuse-ssh {"on": true | false}   new SSH connections are closed at once, or again not
+           hang-ssh {"on": true | false}     they are accepted, and nothing is said, or again it is
+           cut-ssh                           all SSH connections are cut
+           kill-container                    SIGKILL to all programs of its containers
+           disk-full {"on": true | false}    its containers can't write to files any more
+                                             (RLIMIT_FSIZE: EFBIG, where a full disk says ENOSPC;
+                                             files that are mapped or written by others are spared)
+                                             A clock can't be skewed: all share this machine's.
 POST   /emulator/iap/cut                     cut all connections of IAP's relay: {"cut": 2}
 POST   /emulator/shutdown                    end the cloud
 """
 
 import asyncio
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from aiohttp import web
 
+from gcp_emulator.compute import catalog
+from gcp_emulator.compute.capacity import Stock
 from gcp_emulator.compute.lifecycle import Lifecycle
-from gcp_emulator.compute.state import State, not_found
+from gcp_emulator.compute.operations import noun_of
+from gcp_emulator.compute.state import MACHINE_FAULTS, Instance, State, not_found
 from gcp_emulator.faults import Faults, parse_fault
 from gcp_emulator.replies import GoogleError, Json, json_body, json_response
 
@@ -60,7 +84,7 @@ class Control:
         self._inbox = inbox
         self._cut_relay = cut_relay
         self._since = time.monotonic()
-        self._preempting: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
 
     def add_routes(self, app: web.Application) -> None:
         """Add them to the application."""
@@ -75,7 +99,11 @@ class Control:
                 web.delete("/emulator/faults", self._clear_faults),
                 web.get("/emulator/inbox", self._list_inbox),
                 web.post("/emulator/capacity", self._set_capacity),
-                web.post("/emulator/instances/{name}/preempt", self._preempt),
+                web.get("/emulator/quotas", self._list_quotas),
+                web.post("/emulator/quotas", self._set_quota),
+                web.get("/emulator/run-duration", self._run_duration),
+                web.post("/emulator/run-duration", self._set_run_duration),
+                web.post("/emulator/instances/{name}/{fault}", self._befall),
                 web.post("/emulator/iap/cut", self._cut_iap),
                 web.post("/emulator/shutdown", self._end),
             ]
@@ -83,24 +111,23 @@ class Control:
 
     async def close(self) -> None:
         """End what is under way."""
-        for task in self._preempting:
+        for task in self._under_way:
             task.cancel()
-        await asyncio.gather(*self._preempting, return_exceptions=True)
+        await asyncio.gather(*self._under_way, return_exceptions=True)
 
     async def _status(self, request: web.Request) -> web.Response:
         del request
         return json_response(
             self._describe()
             | {
-                "capacity": self._lifecycle.capacity,
-                "zone_capacity": self._lifecycle.zone_capacity,
+                **self._capacity_json(),
                 "running": self._lifecycle.running,
                 "instances": [
                     {"name": i.name, "zone": i.zone, "status": i.status, "address": i.address}
                     for i in self._state.instances.values()
                 ],
                 "groups": [
-                    {"name": g.name, "zone": g.zone, "targetSize": g.target_size}
+                    {"name": g.name, noun_of(g.place): g.where, "targetSize": g.target_size}
                     for g in self._state.groups.values()
                 ],
                 "templates": sorted(self._state.templates),
@@ -159,37 +186,101 @@ class Control:
 
     async def _set_capacity(self, request: web.Request) -> web.Response:
         body = await json_body(request, any_type=True)
-        capacity, zone = body.get("capacity"), body.get("zone")
+        capacity = body.pop("capacity", None)
         if capacity is not None and (type(capacity) is not int or capacity < 0):
-            message = "capacity: a whole number that is not negative, or null for no limit"
-            raise GoogleError(400, "invalid", message)
+            raise _wrong("capacity: a whole number that is not negative, or null for no limit")
+        self._check_stock(body)
+        self._lifecycle.set_capacity(capacity, **body)
+        return json_response(self._capacity_json())
+
+    def _check_stock(self, body: Json) -> None:
+        zone, kind, spot = (body.get(key) for key in ("zone", "machine_type", "spot"))
+        if unknown := sorted(body.keys() - {"zone", "machine_type", "spot"}):
+            raise _wrong(f"{', '.join(unknown)}: unknown; use zone, machine_type, spot")
         if zone is not None:
             self._state.check_zone(zone)
-        self._lifecycle.set_capacity(capacity, zone=zone)
-        return json_response(
-            {
-                "capacity": self._lifecycle.capacity,
-                "zone_capacity": self._lifecycle.zone_capacity,
-            }
-        )
+        if kind is not None and kind not in catalog.MACHINE_TYPES:
+            raise _wrong(f"machine_type: {kind!r} is unknown")
+        if spot not in (None, True, False):
+            raise _wrong("spot: true, false, or null for both")
 
-    async def _preempt(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
+    def _capacity_json(self) -> Json:
+        capacity = self._lifecycle.capacity
+        return {
+            "capacity": capacity.limit,
+            "zone_capacity": {
+                stock.zone: limit
+                for stock, limit in capacity.stock.items()
+                if stock == Stock(stock.zone)
+            },
+            "stock": [
+                {**stock.to_json(), "capacity": limit} for stock, limit in capacity.stock.items()
+            ],
+        }
+
+    async def _list_quotas(self, request: web.Request) -> web.Response:
+        del request
+        capacity = self._lifecycle.capacity
+        regions = {region: capacity.quotas(region) for region in self._state.regions}
+        return json_response({"project": capacity.quotas(""), "regions": regions})
+
+    async def _set_quota(self, request: web.Request) -> web.Response:
         body = await json_body(request, any_type=True)
-        grace = body.get("grace", 30)
+        metric, limit, region = (body.get(key) for key in ("metric", "limit", "region"))
+        if region:
+            self._state.check_region(region)
+        known = catalog.metrics(regional=bool(region))
+        if metric not in known:
+            raise _wrong(f"metric: {metric!r} is unknown; use one of {', '.join(known)}")
+        if limit is not None and (type(limit) not in (int, float) or limit < 0):
+            raise _wrong("limit: a number that is not negative, or null for what it was at first")
+        self._lifecycle.capacity.set_quota(region or "", metric, limit)
+        self._lifecycle.serve()
+        return await self._list_quotas(request)
+
+    async def _run_duration(self, request: web.Request) -> web.Response:
+        del request
+        lifecycle = self._lifecycle
+        return json_response({"speed": lifecycle.run_speed, "repair": lifecycle.repairs_expired})
+
+    async def _set_run_duration(self, request: web.Request) -> web.Response:
+        body = await json_body(request, any_type=True)
+        speed = body.get("speed", self._lifecycle.run_speed)
+        repair = body.get("repair", self._lifecycle.repairs_expired)
+        if type(speed) not in (int, float) or speed <= 0 or not isinstance(repair, bool):
+            raise _wrong("speed: a number above 0, for instances to come; repair: true or false")
+        self._lifecycle.run_speed, self._lifecycle.repairs_expired = float(speed), repair
+        return await self._run_duration(request)
+
+    async def _befall(self, request: web.Request) -> web.Response:
+        name, fault = request.match_info["name"], request.match_info["fault"]
+        body = await json_body(request, any_type=True)
+        grace, on = body.get("grace", 30), body.get("on", True)
         if not isinstance(grace, int | float) or not 0 <= grace <= 600:
-            raise GoogleError(400, "invalid", "grace: seconds, within 0..600")
+            raise _wrong("grace: seconds, within 0..600")
+        if not isinstance(on, bool):
+            raise _wrong("on: true or false")
+        ends: dict[str, Callable[[Instance], Coroutine[None, None, None]]] = {
+            "preempt": functools.partial(self._lifecycle.preempt, grace=float(grace)),
+            "expire": self._lifecycle.expire,
+            "kill": self._lifecycle.fail_host,
+        }
+        if fault not in (*ends, *MACHINE_FAULTS):
+            raise _wrong(f"{fault}: unknown; use {', '.join((*ends, *MACHINE_FAULTS))}")
         found = [i for i in self._state.instances.values() if i.name == name]
         if not found:
             raise not_found(f"projects/{self._state.project}/instances/{name}")
         instance = found[0]
         if instance.status not in ("PROVISIONING", "STAGING", "RUNNING"):
-            message = f"instance {name} is {instance.status} and can't be preempted"
+            message = f"instance {name} is {instance.status}: no {fault}"
             raise GoogleError(400, "resourceNotReady", message)
-        task = asyncio.create_task(self._lifecycle.preempt(instance, grace=float(grace)))
-        self._preempting.add(task)
-        task.add_done_callback(self._preempting.discard)
-        return json_response({"name": name, "id": instance.id, "grace": grace})
+        if fault in ends:
+            task = asyncio.create_task(ends[fault](instance))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+        elif instance.machine is not None:
+            await instance.machine.suffer(fault, on=on)
+        return json_response({"name": name, "id": instance.id, "grace": grace, "on": on})
 
     async def _cut_iap(self, request: web.Request) -> web.Response:
         del request
@@ -199,3 +290,7 @@ class Control:
         del request
         self._shut_down()
         return json_response({"ending": True})
+
+
+def _wrong(message: str) -> GoogleError:
+    return GoogleError(400, "invalid", message)

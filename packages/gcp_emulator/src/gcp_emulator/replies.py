@@ -7,7 +7,7 @@ A route raises `GoogleError`; the server's middleware renders it.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -25,6 +25,7 @@ class GoogleError(Exception):
         message: One sentence for people.
         domain: ``global`` for nearly all; Google says ``usageLimits`` for quotas and rates.
         headers: More headers of the reply, such as ``Retry-After``.
+        details: What an operation tells besides, as ``errorDetails``.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class GoogleError(Exception):
         *,
         domain: str = "global",
         headers: Mapping[str, str] | None = None,
+        details: Sequence[Json] = (),
     ) -> None:
         super().__init__(f"{code} {reason}: {message}")
         self.code = code
@@ -42,6 +44,7 @@ class GoogleError(Exception):
         self.message = message
         self.domain = domain
         self.headers = dict(headers or {})
+        self.details = tuple(details)
 
     def to_json(self) -> Json:
         """The body of the reply."""

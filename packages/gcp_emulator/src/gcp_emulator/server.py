@@ -31,6 +31,7 @@ from aiohttp import web
 from gcp_emulator.companions import mark
 from gcp_emulator.compute.addresses import Addresses
 from gcp_emulator.compute.api import Compute
+from gcp_emulator.compute.disks import Disks
 from gcp_emulator.compute.groups import Groups
 from gcp_emulator.compute.instances import Instances
 from gcp_emulator.compute.lifecycle import Lifecycle
@@ -241,11 +242,14 @@ class LocalCloud:
         )
         self.iam.add_routes(app)
         rest = Rest(app, self.state, self._operations)
-        Compute(self.state, self._operations).add_routes(rest)
+        Compute(self.state, self._operations, self.lifecycle.capacity).add_routes(rest)
         Instances(self.state, self.lifecycle, self._operations).add_routes(rest)
         Addresses(self.state, self._operations).add_routes(rest)
         Networks(self.state, self._operations).add_routes(rest)
-        Groups(self.state, self.lifecycle, self._operations).add_routes(rest)
+        Disks(self.state, self._operations).add_routes(rest)
+        for regional in (False, True):
+            groups = Groups(self.state, self.lifecycle, self._operations, regional=regional)
+            groups.add_routes(rest)
         storage = Storage(self.folder / "buckets", check_member=self.iam.accounts.check_member)
         self.iam.on_deleted(storage.rename_member)
         storage.add_routes(app)

@@ -10,18 +10,17 @@ from typing import Final
 from aiohttp import web
 
 from gcp_emulator.compute import catalog
-from gcp_emulator.compute.listing import page
 from gcp_emulator.compute.operations import Operation, Operations
 from gcp_emulator.compute.properties import check_fingerprint, label_items
-from gcp_emulator.compute.rest import Rest, aggregated, listed
+from gcp_emulator.compute.rest import Rest, Shelf
 from gcp_emulator.compute.state import (
     Address,
     State,
     already_exists,
     check_name,
     fingerprint,
+    in_use,
     new_id,
-    not_found,
     now,
 )
 from gcp_emulator.replies import GoogleError, Json, api
@@ -36,41 +35,21 @@ class Addresses:
     def __init__(self, state: State, operations: Operations) -> None:
         self._state = state
         self._operations = operations
+        self._shelf = Shelf(
+            collection="addresses",
+            noun="address",
+            place="regions/{region}",
+            found=lambda: state.addresses,
+            show=self._show,
+        )
 
     def add_routes(self, rest: Rest) -> None:
         """Add them to the application."""
-        rest.read("GET", "/aggregated/addresses", self.aggregated_list)
-        root = "/regions/{region}/addresses"
-        rest.read("GET", root, self.list)
-        rest.change("POST", root, self.insert)
-        one = root + "/{name}"
-        rest.read("GET", one, self.get)
+        rest.shelve(self._shelf, aggregates=[self._shelf])
+        rest.change("POST", self._shelf.path, self.insert)
+        one = self._shelf.path + "/{name}"
         rest.change("DELETE", one, self.delete)
         rest.change("POST", one + "/setLabels", self.set_labels)
-
-    @api("compute.addresses.list")
-    def list(self, request: web.Request) -> Json:
-        """A region's addresses."""
-        region = request.match_info["region"]
-        known = sorted(self._state.addresses.items())
-        found = [self._show(address) for (at, _), address in known if at == region]
-        items, token = page(request, found)
-        return listed(
-            "addressList", f"{self._state.root}/regions/{region}/addresses", items, token
-        )
-
-    @api("compute.addresses.aggregatedList")
-    def aggregated_list(self, request: web.Request) -> Json:
-        """All regions' addresses."""
-        found = [self._show(address) for _, address in sorted(self._state.addresses.items())]
-        return aggregated(
-            request, self._state, "address", found, kind="region", collection="addresses"
-        )
-
-    @api("compute.addresses.get")
-    def get(self, request: web.Request) -> Json:
-        """One address, and who uses it."""
-        return self._show(self._address(request))
 
     @api("compute.addresses.insert")
     def insert(self, request: web.Request, body: Json) -> Operation:
@@ -80,7 +59,7 @@ class Addresses:
         _refuse_others(body)
         labels = label_items("resource.labels", body.get("labels") or {})
         if (region, name) in state.addresses:
-            raise already_exists(state.path(None, "addresses", name, region=region))
+            raise already_exists(state.path(f"regions/{region}", "addresses", name))
         limit = catalog.quota("STATIC_ADDRESSES")
         if sum(at == region for at, _ in state.addresses) >= limit:
             message = f"Quota 'STATIC_ADDRESSES' exceeded.  Limit: {limit} in region {region}."
@@ -102,16 +81,12 @@ class Addresses:
     def delete(self, request: web.Request, body: Json) -> Operation:
         """Give an address back that no instance has."""
         del body
-        address = self._address(request)
+        address = self._shelf.here(request, self._state)
         user = self._state.user_of(address)
         if user is not None:
-            path = self._state.path(None, "addresses", address.name, region=address.region)
-            by = self._state.path(user.zone, "instances", user.name)
-            raise GoogleError(
-                400,
-                "resourceInUseByAnotherResource",
-                f"The address resource '{path}' is already being used by '{by}'",
-            )
+            path = self._state.path(address.place, "addresses", address.name)
+            by = self._state.path(user.place, "instances", user.name)
+            raise in_use("address", path, by)
         del self._state.addresses[address.region, address.name]
         self._state.save_network()
         return self._operation("delete", address)
@@ -119,7 +94,7 @@ class Addresses:
     @api("compute.addresses.setLabels")
     def set_labels(self, request: web.Request, body: Json) -> Operation:
         """Replace an address's labels; needs the fingerprint of what is replaced."""
-        address = self._address(request)
+        address = self._shelf.here(request, self._state)
         check_fingerprint("labels", body.get("labelFingerprint"), fingerprint(address.labels))
         labels = label_items("labels", body.get("labels") or {})
         address = dataclasses.replace(address, labels=labels)
@@ -127,24 +102,12 @@ class Addresses:
         self._state.save_network()
         return self._operation("setLabels", address)
 
-    def _address(self, request: web.Request) -> Address:
-        region, name = request.match_info["region"], request.match_info["name"]
-        found = self._state.addresses.get((region, name))
-        if found is None:
-            raise not_found(self._state.path(None, "addresses", name, region=region))
-        return found
-
     def _operation(self, kind: str, address: Address) -> Operation:
-        return self._operations.start(
-            kind,
-            zone=None,
-            region=address.region,
-            target=self._link(address),
-            target_id=address.id,
-        )
+        link = self._link(address)
+        return self._operations.start(kind, place=address.place, target=link, target_id=address.id)
 
     def _link(self, address: Address) -> str:
-        return self._state.link(None, "addresses", address.name, region=address.region)
+        return self._state.link(address.place, "addresses", address.name)
 
     def _show(self, address: Address) -> Json:
         user = self._state.user_of(address)
@@ -156,7 +119,7 @@ class Addresses:
             "description": address.description,
             "address": address.address,
             "status": "IN_USE" if user else "RESERVED",
-            "region": f"{self._state.root}/regions/{address.region}",
+            "region": f"{self._state.root}/{address.place}",
             "selfLink": self._link(address),
             "addressType": "EXTERNAL",
             "networkTier": "PREMIUM",
@@ -164,7 +127,7 @@ class Addresses:
             "labelFingerprint": fingerprint(address.labels),
         }
         if user:
-            body["users"] = [self._state.link(user.zone, "instances", user.name)]
+            body["users"] = [self._state.link(user.place, "instances", user.name)]
         return body
 
 

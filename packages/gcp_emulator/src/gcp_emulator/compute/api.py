@@ -6,30 +6,52 @@ https://cloud.google.com/compute/docs/reference/rest/v1
 from aiohttp import web
 
 from gcp_emulator.compute import catalog
+from gcp_emulator.compute.capacity import Capacity
 from gcp_emulator.compute.lifecycle import template_link
 from gcp_emulator.compute.listing import page
-from gcp_emulator.compute.operations import Operation, Operations
+from gcp_emulator.compute.operations import Operation, Operations, noun_of
 from gcp_emulator.compute.properties import template_properties
-from gcp_emulator.compute.rest import Rest, aggregated, listed
+from gcp_emulator.compute.rest import Rest, Shelf, listed, place_of
 from gcp_emulator.compute.state import (
+    GLOBAL,
     State,
     Template,
     already_exists,
     check_name,
+    in_use,
     new_id,
     not_found,
     now,
-    scope,
 )
-from gcp_emulator.replies import GoogleError, Json, api, json_response
+from gcp_emulator.replies import Json, api, json_response
 
 
 class Compute:
     """The routes of the project, zones, regions, machine types, templates and operations."""
 
-    def __init__(self, state: State, operations: Operations) -> None:
+    def __init__(self, state: State, operations: Operations, capacity: Capacity) -> None:
         self._state = state
         self._operations = operations
+        self._capacity = capacity
+        kinds = {
+            (zone, kind.name): (zone, kind)
+            for zone in state.zones
+            for kind in catalog.MACHINE_TYPES.values()
+        }
+        self._machine_types = Shelf(
+            collection="machineTypes",
+            noun="machineType",
+            place="zones/{zone}",
+            found=lambda: kinds,
+            show=lambda kind: catalog.machine_type_json(state.root, *kind),
+        )
+        self._templates = Shelf(
+            collection="instanceTemplates",
+            noun="instanceTemplate",
+            place=GLOBAL,
+            found=lambda: {("", template.name): template for template in state.templates.values()},
+            show=self._template_json,
+        )
 
     def add_routes(self, rest: Rest) -> None:
         """Add them to the application."""
@@ -38,31 +60,21 @@ class Compute:
         rest.read("GET", "/zones/{name}", self.get_zone)
         rest.read("GET", "/regions", self.list_regions)
         rest.read("GET", "/regions/{name}", self.get_region)
-        rest.read("GET", "/aggregated/machineTypes", self.aggregated_machine_types)
-        rest.read("GET", "/zones/{zone}/machineTypes", self.list_machine_types)
-        rest.read("GET", "/zones/{zone}/machineTypes/{name}", self.get_machine_type)
-        templates = "/global/instanceTemplates"
-        rest.change("POST", templates, self.insert_template)
-        rest.read("GET", templates, self.list_templates)
-        rest.read("GET", templates + "/{name}", self.get_template)
-        rest.change("DELETE", templates + "/{name}", self.delete_template)
-        for place in ("/zones/{zone}", "/regions/{region}", "/global"):
-            noun = {"/z": "zone", "/r": "region"}.get(place[:2], "global")
-            operations = _OperationRoutes(self._state, self._operations, f"{noun}Operations")
-            operations.add_routes(rest, f"{place}/operations")
+        rest.shelve(self._machine_types, aggregates=[self._machine_types])
+        rest.shelve(self._templates)
+        rest.change("POST", self._templates.path, self.insert_template)
+        rest.change("DELETE", self._templates.path + "/{name}", self.delete_template)
+        for place in ("zones/{zone}", "regions/{region}", GLOBAL):
+            operations = _OperationRoutes(self._state, self._operations, noun_of(place))
+            operations.add_routes(rest, f"/{place}/operations")
 
     @api("compute.projects.get")
     def get_project(self, request: web.Request) -> Json:
         """The project with its quotas."""
         del request
         state = self._state
-        return catalog.project_json(
-            state.base,
-            state.project,
-            state.project_number,
-            templates=len(state.templates),
-            firewalls=len(state.firewalls),
-        )
+        quotas = self._capacity.quotas("")
+        return catalog.project_json(state.base, state.project, state.project_number, quotas)
 
     @api("compute.zones.list")
     def list_zones(self, request: web.Request) -> Json:
@@ -94,30 +106,6 @@ class Compute:
             raise not_found(f"projects/{self._state.project}/regions/{name}")
         return self._region_json(name)
 
-    @api("compute.machineTypes.list")
-    def list_machine_types(self, request: web.Request) -> Json:
-        """A zone's machine types."""
-        zone = request.match_info["zone"]
-        items, token = page(request, self._machine_types(zone))
-        return listed(
-            "machineTypeList", f"{self._state.root}/zones/{zone}/machineTypes", items, token
-        )
-
-    @api("compute.machineTypes.aggregatedList")
-    def aggregated_machine_types(self, request: web.Request) -> Json:
-        """All zones' machine types."""
-        found = [kind for zone in self._state.zones for kind in self._machine_types(zone)]
-        return aggregated(request, self._state, "machineType", found)
-
-    @api("compute.machineTypes.get")
-    def get_machine_type(self, request: web.Request) -> Json:
-        """One machine type."""
-        zone, name = request.match_info["zone"], request.match_info["name"]
-        kind = catalog.MACHINE_TYPES.get(name)
-        if kind is None:
-            raise not_found(self._state.path(zone, "machineTypes", name))
-        return catalog.machine_type_json(self._state.root, zone, kind)
-
     @api("compute.instanceTemplates.insert")
     def insert_template(self, request: web.Request, body: Json) -> Operation:
         """Make a template."""
@@ -125,7 +113,7 @@ class Compute:
         name = check_name("resource.name", body.get("name"))
         properties = template_properties(body.get("properties"))
         if name in self._state.templates:
-            raise already_exists(self._state.path(None, "instanceTemplates", name))
+            raise already_exists(self._state.path(GLOBAL, "instanceTemplates", name))
         template = Template(
             name=name,
             id=new_id(),
@@ -136,60 +124,25 @@ class Compute:
         self._state.add_template(template)
         return self._template_operation("insert", template)
 
-    @api("compute.instanceTemplates.list")
-    def list_templates(self, request: web.Request) -> Json:
-        """All templates."""
-        found = [
-            self._template_json(template) for _, template in sorted(self._state.templates.items())
-        ]
-        items, token = page(request, found)
-        link = f"{self._state.root}/global/instanceTemplates"
-        return listed("instanceTemplateList", link, items, token)
-
-    @api("compute.instanceTemplates.get")
-    def get_template(self, request: web.Request) -> Json:
-        """One template."""
-        return self._template_json(self._state.template(request.match_info["name"]))
-
     @api("compute.instanceTemplates.delete")
     def delete_template(self, request: web.Request, body: Json) -> Operation:
         """Delete a template that no group uses."""
         del body
-        template = self._state.template(request.match_info["name"])
+        template = self._templates.here(request, self._state)
         for group in self._state.users_of(template):
-            path = self._state.path(None, "instanceTemplates", template.name)
-            user = self._state.path(group.zone, "instanceGroupManagers", group.name)
-            raise GoogleError(
-                400,
-                "resourceInUseByAnotherResource",
-                f"The instance_template resource '{path}' is already being used by '{user}'",
-            )
+            path = self._state.path(GLOBAL, "instanceTemplates", template.name)
+            user = self._state.path(group.place, "instanceGroupManagers", group.name)
+            raise in_use("instance_template", path, user)
         self._state.remove_template(template)
         return self._template_operation("delete", template)
 
     def _region_json(self, name: str) -> Json:
-        there = [
-            instance
-            for instance in self._state.instances.values()
-            if catalog.region_of(instance.zone) == name and instance.occupies
-        ]
-        cpus = sum(catalog.MACHINE_TYPES[instance.machine_type].cpus for instance in there)
-        return catalog.region_json(
-            self._state.root,
-            name,
-            self._state.zone,
-            instances=len(there),
-            cpus=cpus,
-            addresses=sum(region == name for region, _ in self._state.addresses),
-        )
-
-    def _machine_types(self, zone: str) -> list[Json]:
-        kinds = sorted(catalog.MACHINE_TYPES.values(), key=lambda kind: kind.name)
-        return [catalog.machine_type_json(self._state.root, zone, kind) for kind in kinds]
+        state = self._state
+        return catalog.region_json(state.root, name, state.zone, self._capacity.quotas(name))
 
     def _template_operation(self, kind: str, template: Template) -> Operation:
         link = template_link(self._state, template)
-        return self._operations.start(kind, zone=None, target=link, target_id=template.id)
+        return self._operations.start(kind, place=GLOBAL, target=link, target_id=template.id)
 
     def _template_json(self, template: Template) -> Json:
         return {
@@ -206,14 +159,14 @@ class Compute:
 class _OperationRoutes:
     """The routes of ``zoneOperations``, ``regionOperations`` or ``globalOperations``."""
 
-    def __init__(self, state: State, operations: Operations, collection: str) -> None:
+    def __init__(self, state: State, operations: Operations, noun: str) -> None:
         self._state = state
         self._operations = operations
-        self._collection = collection
+        self._noun = noun
 
     def add_routes(self, rest: Rest, path: str) -> None:
         """Add them below a path."""
-        name = f"compute.{self._collection}"
+        name = f"compute.{self._noun}Operations"
 
         @api(f"{name}.list")
         def read_all(request: web.Request) -> Json:
@@ -234,14 +187,10 @@ class _OperationRoutes:
         rest.wait("POST", path + "/{name}/wait", wait)
 
     def _list(self, request: web.Request) -> Json:
-        where = _scope(request)
+        where = place_of(request)
         found = [self._operations.to_json(operation) for operation in self._operations.all(where)]
         items, token = page(request, sorted(found, key=lambda operation: str(operation["name"])))
         return listed("operationList", f"{self._state.root}/{where}/operations", items, token)
 
     def _find(self, request: web.Request) -> Operation:
-        return self._operations.get(_scope(request), request.match_info["name"])
-
-
-def _scope(request: web.Request) -> str:
-    return scope(request.match_info.get("zone"), request.match_info.get("region"))
+        return self._operations.get(place_of(request), request.match_info["name"])

@@ -17,16 +17,29 @@ _REGIONS = {
 _EPOCH = "2014-05-30T18:35:16.413+00:00"
 
 _QUOTAS = {
-    "INSTANCES": 24_000.0,
     "CPUS": 24_000.0,
+    "N2_CPUS": 24_000.0,
+    "N2D_CPUS": 24_000.0,
+    "C2_CPUS": 24_000.0,
+    "C2D_CPUS": 24_000.0,
+    "C3_CPUS": 24_000.0,
+    "T2D_CPUS": 24_000.0,
     "PREEMPTIBLE_CPUS": 24_000.0,
-    "DISKS_TOTAL_GB": 102_400.0,
+    "INSTANCES": 24_000.0,
     "IN_USE_ADDRESSES": 2_300.0,
     "STATIC_ADDRESSES": 8.0,
+    "DISKS_TOTAL_GB": 102_400.0,
+    "SSD_TOTAL_GB": 102_400.0,
     "INSTANCE_GROUP_MANAGERS": 500.0,
+    "REGIONAL_INSTANCE_GROUP_MANAGERS": 500.0,
 }
 
-_GLOBAL_QUOTAS = {"INSTANCE_TEMPLATES": 1_000.0, "NETWORKS": 50.0, "FIREWALLS": 1_000.0}
+_GLOBAL_QUOTAS = {
+    "CPUS_ALL_REGIONS": 48_000.0,
+    "INSTANCE_TEMPLATES": 1_000.0,
+    "NETWORKS": 50.0,
+    "FIREWALLS": 1_000.0,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,30 +51,45 @@ class MachineType:
     memory_mb: int
     shared: bool = False
 
+    @property
+    def quota(self) -> str:
+        """The regional quota that counts its CPUs; E2 and N1 have none of their own."""
+        own = f"{self.name.partition('-')[0].upper()}_CPUS"
+        return own if own in _QUOTAS else "CPUS"
+
+
+_SHARED = {"e2-micro": 1_024, "e2-small": 2_048, "e2-medium": 4_096}
+_PREDEFINED = {
+    # MiB for each virtual CPU, and how many of these there can be.
+    "e2-standard": (4_096, (2, 4, 8, 16, 32)),
+    "e2-highcpu": (1_024, (2, 4, 8, 16, 32)),
+    "e2-highmem": (8_192, (2, 4, 8, 16)),
+    "n1-standard": (3_840, (1, 2, 4, 8, 16, 32, 64, 96)),
+    "n2-standard": (4_096, (2, 4, 8, 16, 32, 48, 64, 80, 96, 128)),
+    "n2-highcpu": (1_024, (2, 4, 8, 16, 32, 48, 64, 80, 96)),
+    "n2-highmem": (8_192, (2, 4, 8, 16, 32, 48, 64, 80, 96, 128)),
+    "n2d-standard": (4_096, (2, 4, 8, 16, 32, 48, 64, 80, 96, 128, 224)),
+    "n2d-highcpu": (1_024, (2, 4, 8, 16, 32, 48, 64, 80, 96, 128, 224)),
+    "c2-standard": (4_096, (4, 8, 16, 30, 60)),
+    "c2d-standard": (4_096, (2, 4, 8, 16, 32, 56, 112)),
+    "c2d-highcpu": (2_048, (2, 4, 8, 16, 32, 56, 112)),
+    "c3-standard": (4_096, (4, 8, 22, 44, 88, 176)),
+    "c3-highcpu": (2_048, (4, 8, 22, 44, 88, 176)),
+    "t2d-standard": (4_096, (1, 2, 4, 8, 16, 32, 48, 60)),
+}
 
 MACHINE_TYPES = {
     kind.name: kind
     for kind in (
-        MachineType(name="e2-micro", cpus=2, memory_mb=1_024, shared=True),
-        MachineType(name="e2-small", cpus=2, memory_mb=2_048, shared=True),
-        MachineType(name="e2-medium", cpus=2, memory_mb=4_096, shared=True),
-        MachineType(name="e2-standard-2", cpus=2, memory_mb=8_192),
-        MachineType(name="e2-standard-4", cpus=4, memory_mb=16_384),
-        MachineType(name="e2-standard-8", cpus=8, memory_mb=32_768),
-        MachineType(name="e2-standard-16", cpus=16, memory_mb=65_536),
-        MachineType(name="e2-highcpu-2", cpus=2, memory_mb=2_048),
-        MachineType(name="e2-highcpu-4", cpus=4, memory_mb=4_096),
-        MachineType(name="e2-highcpu-8", cpus=8, memory_mb=8_192),
-        MachineType(name="n1-standard-1", cpus=1, memory_mb=3_840),
-        MachineType(name="n1-standard-2", cpus=2, memory_mb=7_680),
-        MachineType(name="n1-standard-4", cpus=4, memory_mb=15_360),
-        MachineType(name="n2-standard-2", cpus=2, memory_mb=8_192),
-        MachineType(name="n2-standard-4", cpus=4, memory_mb=16_384),
-        MachineType(name="n2-standard-8", cpus=8, memory_mb=32_768),
-        MachineType(name="n2-highcpu-8", cpus=8, memory_mb=8_192),
-        MachineType(name="n2-highcpu-16", cpus=16, memory_mb=16_384),
-        MachineType(name="c2-standard-4", cpus=4, memory_mb=16_384),
-        MachineType(name="c2-standard-8", cpus=8, memory_mb=32_768),
+        *(
+            MachineType(name=name, cpus=2, memory_mb=memory, shared=True)
+            for name, memory in _SHARED.items()
+        ),
+        *(
+            MachineType(name=f"{family}-{cpus}", cpus=cpus, memory_mb=cpus * each)
+            for family, (each, counts) in _PREDEFINED.items()
+            for cpus in counts
+        ),
     )
 }
 
@@ -94,19 +122,22 @@ def zone_json(root: str, name: str) -> Json:
 
 
 def quota(metric: str) -> float:
-    """The limit of a regional or global quota."""
+    """The limit of a regional or global quota, as it is at first."""
     return {**_GLOBAL_QUOTAS, **_QUOTAS}[metric]
 
 
-def region_json(
-    root: str, name: str, own_zone: str, *, instances: int, cpus: int, addresses: int
-) -> Json:
-    """A ``compute#region`` with its quotas; `instances`, `cpus`, `addresses` are used in it."""
-    usage = {
-        "INSTANCES": float(instances),
-        "CPUS": float(cpus),
-        "STATIC_ADDRESSES": float(addresses),
-    }
+def metrics(*, regional: bool) -> list[str]:
+    """The names of all regional, or all global, quotas."""
+    return list(_QUOTAS if regional else _GLOBAL_QUOTAS)
+
+
+def disk_quota(kind: str) -> str:
+    """The regional quota that counts disks of a type."""
+    return "SSD_TOTAL_GB" if kind in ("pd-ssd", "pd-balanced") else "DISKS_TOTAL_GB"
+
+
+def region_json(root: str, name: str, own_zone: str, quotas: list[Json]) -> Json:
+    """A ``compute#region`` with its quotas."""
     return {
         "kind": "compute#region",
         "id": _stable_id(name),
@@ -115,7 +146,7 @@ def region_json(
         "description": name,
         "status": "UP",
         "zones": [f"{root}/zones/{zone}" for zone in zones(own_zone) if region_of(zone) == name],
-        "quotas": _quotas(_QUOTAS, usage),
+        "quotas": quotas,
         "selfLink": f"{root}/regions/{name}",
         "supportsPzs": False,
     }
@@ -141,32 +172,20 @@ def machine_type_json(root: str, zone: str, kind: MachineType) -> Json:
     }
 
 
-def project_json(base: str, name: str, number: str, *, templates: int, firewalls: int) -> Json:
+def project_json(base: str, name: str, number: str, quotas: list[Json]) -> Json:
     """A ``compute#project`` with its global quotas."""
-    usage = {
-        "INSTANCE_TEMPLATES": float(templates),
-        "NETWORKS": 1.0,
-        "FIREWALLS": float(firewalls),
-    }
     return {
         "kind": "compute#project",
         "id": number,
         "creationTimestamp": _EPOCH,
         "name": name,
         "commonInstanceMetadata": {"kind": "compute#metadata", "fingerprint": "AAAAAAAAAAA="},
-        "quotas": _quotas(_GLOBAL_QUOTAS, usage),
+        "quotas": quotas,
         "selfLink": f"{base}/projects/{name}",
         "defaultServiceAccount": f"{number}-compute@developer.gserviceaccount.com",
         "xpnProjectStatus": "UNSPECIFIED_XPN_PROJECT_STATUS",
         "defaultNetworkTier": "PREMIUM",
     }
-
-
-def _quotas(limits: dict[str, float], usage: dict[str, float]) -> list[Json]:
-    return [
-        {"metric": metric, "limit": limit, "usage": usage.get(metric, 0.0)}
-        for metric, limit in limits.items()
-    ]
 
 
 def _stable_id(name: str) -> str:

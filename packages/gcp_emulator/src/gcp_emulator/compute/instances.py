@@ -14,7 +14,6 @@ from aiohttp import web
 
 from gcp_emulator.compute import catalog
 from gcp_emulator.compute.lifecycle import Lifecycle
-from gcp_emulator.compute.listing import page
 from gcp_emulator.compute.operations import Operation, Operations
 from gcp_emulator.compute.power import begin, touch
 from gcp_emulator.compute.properties import (
@@ -26,12 +25,14 @@ from gcp_emulator.compute.properties import (
     tag_items,
     tags_json,
 )
-from gcp_emulator.compute.rest import Rest, aggregated, listed
+from gcp_emulator.compute.rest import Rest, Shelf
+from gcp_emulator.compute.scheduling import checked_scheduling
 from gcp_emulator.compute.state import (
     Instance,
     State,
     already_exists,
     check_name,
+    disks_of,
     fingerprint,
     invalid,
     new_id,
@@ -56,15 +57,19 @@ class Instances:
         self._power = lifecycle.power
         self._operations = operations
         self._watching: set[asyncio.Task[None]] = set()
+        self._shelf = Shelf(
+            collection="instances",
+            noun="instance",
+            place="zones/{zone}",
+            found=lambda: state.instances,
+            show=self._show,
+        )
 
     def add_routes(self, rest: Rest) -> None:
         """Add them to the application."""
-        rest.read("GET", "/aggregated/instances", self.aggregated_list)
-        root = "/zones/{zone}/instances"
-        rest.read("GET", root, self.list)
-        rest.change("POST", root, self.insert)
-        one = root + "/{name}"
-        rest.read("GET", one, self.get)
+        rest.shelve(self._shelf, aggregates=[self._shelf])
+        rest.change("POST", self._shelf.path, self.insert)
+        one = self._shelf.path + "/{name}"
         rest.change("DELETE", one, self.delete)
         rest.change("POST", one + "/stop", self.stop)
         rest.change("POST", one + "/start", self.start)
@@ -74,27 +79,6 @@ class Instances:
         rest.change("POST", one + "/setLabels", self.set_labels)
         rest.read("GET", one + "/getGuestAttributes", self.get_guest_attributes)
         rest.read("GET", one + "/serialPort", self.get_serial_port_output)
-
-    @api("compute.instances.list")
-    def list(self, request: web.Request) -> Json:
-        """A zone's instances."""
-        zone = request.match_info["zone"]
-        found = [
-            self._show(i) for (at, _), i in sorted(self._state.instances.items()) if at == zone
-        ]
-        items, token = page(request, found)
-        return listed("instanceList", f"{self._state.root}/zones/{zone}/instances", items, token)
-
-    @api("compute.instances.aggregatedList")
-    def aggregated_list(self, request: web.Request) -> Json:
-        """All zones' instances."""
-        found = [self._show(instance) for _, instance in sorted(self._state.instances.items())]
-        return aggregated(request, self._state, "instance", found)
-
-    @api("compute.instances.get")
-    def get(self, request: web.Request) -> Json:
-        """One instance."""
-        return self._show(self._instance(request))
 
     @api("compute.instances.insert")
     def insert(self, request: web.Request, body: Json) -> Operation:
@@ -108,7 +92,7 @@ class Instances:
         name = check_name("resource.name", body.get("name"))
         properties = instance_properties(state, zone, body)
         if (zone, name) in state.instances:
-            raise already_exists(state.path(zone, "instances", name))
+            raise already_exists(state.path(f"zones/{zone}", "instances", name))
         static = self._static_address(catalog.region_of(zone), properties)
         items = properties["metadata"].get("items", [])
         instance = Instance(
@@ -133,7 +117,7 @@ class Instances:
     def delete(self, request: web.Request, body: Json) -> Operation:
         """Delete an instance; DONE when it is gone. A group makes its member anew."""
         del body
-        instance = self._instance(request)
+        instance = self._shelf.here(request, self._state)
         graceless = request.query.get("noGracefulShutdown") == "true"
         grace = 0.0 if graceless else None
         return self._operation(
@@ -180,7 +164,7 @@ class Instances:
     @api("compute.instances.setMetadata")
     def set_metadata(self, request: web.Request, body: Json) -> Operation:
         """Replace an instance's metadata; needs the fingerprint of what is replaced."""
-        instance = self._instance(request)
+        instance = self._shelf.here(request, self._state)
         check_fingerprint("metadata", body.get("fingerprint"), fingerprint(instance.metadata))
         instance.metadata = metadata_items("metadata", body)
         if instance.machine is not None:
@@ -191,7 +175,7 @@ class Instances:
     @api("compute.instances.setTags")
     def set_tags(self, request: web.Request, body: Json) -> Operation:
         """Replace an instance's network tags; needs the fingerprint of what is replaced."""
-        instance = self._instance(request)
+        instance = self._shelf.here(request, self._state)
         check_fingerprint("tags", body.get("fingerprint"), fingerprint(instance.tags))
         instance.tags = tag_items("tags", body)
         touch(instance)
@@ -201,7 +185,7 @@ class Instances:
     @api("compute.instances.setLabels")
     def set_labels(self, request: web.Request, body: Json) -> Operation:
         """Replace an instance's labels; needs the fingerprint of what is replaced."""
-        instance = self._instance(request)
+        instance = self._shelf.here(request, self._state)
         given = body.get("labelFingerprint")
         check_fingerprint("labels", given, fingerprint(instance.labels))
         instance.labels = label_items("labels", body.get("labels") or {})
@@ -210,7 +194,7 @@ class Instances:
     @api("compute.instances.getGuestAttributes")
     def get_guest_attributes(self, request: web.Request) -> Json:
         """What the guest has published below ``queryPath``: ``NAMESPACE/[KEY]``."""
-        instance = self._instance(request)
+        instance = self._shelf.here(request, self._state)
         query = request.query.get("queryPath", "")
         namespace, _, key = query.partition("/")
         enabled = instance.metadata.get("enable-guest-attributes", "").upper() == "TRUE"
@@ -224,7 +208,7 @@ class Instances:
         if not items:
             message = f"The resource '{query}' of type 'Guest Attribute' was not found."
             raise GoogleError(404, "notFound", message)
-        link = self._state.link(instance.zone, "instances", instance.name)
+        link = self._state.link(instance.place, "instances", instance.name)
         return {
             "kind": "compute#guestAttributes",
             "queryPath": query,
@@ -235,7 +219,7 @@ class Instances:
     @api("compute.instances.getSerialPortOutput")
     def get_serial_port_output(self, request: web.Request) -> Json:
         """What the guest has written to its first serial port, from byte ``start``."""
-        instance = self._instance(request)
+        instance = self._shelf.here(request, self._state)
         text = request.query.get("start", "0")
         if not text.lstrip("-").isdecimal():
             raise invalid("start", text, "Must be a whole number.")
@@ -246,7 +230,7 @@ class Instances:
         oldest = max(0, len(output) - _SERIAL_BYTES)
         start = int(text)
         start = max(oldest, start if start >= 0 else len(output) + start)
-        link = self._state.link(instance.zone, "instances", instance.name)
+        link = self._state.link(instance.place, "instances", instance.name)
         return {
             "kind": "compute#serialPortOutput",
             "contents": bytes(output[start:]).decode(errors="replace"),
@@ -255,12 +239,9 @@ class Instances:
             "selfLink": f"{link}/serialPort",
         }
 
-    def _instance(self, request: web.Request) -> Instance:
-        return self._state.instance(request.match_info["zone"], request.match_info["name"])
-
     def _own(self, request: web.Request, verb: str) -> Instance:
         """The instance, unless a group wants to have it as it is."""
-        instance = self._instance(request)
+        instance = self._shelf.here(request, self._state)
         if not instance.standalone:
             message = f"The local cloud can't {verb} an instance of a group."
             raise GoogleError(501, "notImplemented", message)
@@ -293,7 +274,7 @@ class Instances:
 
     def _switch_on(self, instance: Instance) -> Work:
         """Start an instance, if there is a place for it; what to wait for until it runs."""
-        full = self._power.refusal(instance.zone, standalone=True)
+        full = self._power.refusal(instance)
         if full is not None:
             return lambda: _fail(full)
         running = asyncio.Event()
@@ -315,13 +296,13 @@ class Instances:
             await self._power.end(instance, 0, keep=instance.started is not None)
 
     def _not_ready(self, instance: Instance) -> GoogleError:
-        path = self._state.path(instance.zone, "instances", instance.name)
+        path = self._state.path(instance.place, "instances", instance.name)
         return GoogleError(400, "resourceNotReady", f"The resource '{path}' is not ready")
 
     def _operation(self, kind: str, instance: Instance, work: Work | None = None) -> Operation:
-        link = self._state.link(instance.zone, "instances", instance.name)
+        link = self._state.link(instance.place, "instances", instance.name)
         return self._operations.start(
-            kind, zone=instance.zone, target=link, target_id=instance.id, work=work
+            kind, place=instance.place, target=link, target_id=instance.id, work=work
         )
 
     def _show(self, instance: Instance) -> Json:
@@ -342,14 +323,9 @@ class Instances:
             "disks": _disks(root, instance),
             "metadata": metadata_json(instance.metadata),
             "serviceAccounts": _accounts(instance),
-            "selfLink": self._state.link(zone, "instances", instance.name),
-            "scheduling": {
-                "onHostMaintenance": "MIGRATE",
-                "automaticRestart": True,
-                "preemptible": False,
-                "provisioningModel": "STANDARD",
-                **properties.get("scheduling", {}),
-            },
+            "selfLink": self._state.link(instance.place, "instances", instance.name),
+            # A template of an older cloud may say nothing.
+            "scheduling": checked_scheduling("scheduling", properties.get("scheduling")),
             "cpuPlatform": "AMD Rome",
             "labels": instance.labels,
             "labelFingerprint": fingerprint(instance.labels),
@@ -357,6 +333,9 @@ class Instances:
             "deletionProtection": False,
             "fingerprint": fingerprint([instance.id, instance.status]),
         }
+        if instance.terminates:
+            limits = {"terminationTimestamp": instance.terminates}
+            body["resourceStatus"] = {"scheduling": limits}
         if instance.started:
             body["lastStartTimestamp"] = instance.started
         return body
@@ -411,22 +390,19 @@ def _accounts(instance: Instance) -> list[Json]:
 
 
 def _disks(root: str, instance: Instance) -> list[Json]:
-    shown = []
-    for number, wanted in enumerate(instance.properties["disks"]):
-        tail = "" if number == 0 else f"-{number}"
-        parameters = wanted.get("initializeParams", {})
-        shown.append(
-            {
-                "kind": "compute#attachedDisk",
-                "type": "PERSISTENT",
-                "mode": wanted.get("mode", "READ_WRITE"),
-                "source": f"{root}/zones/{instance.zone}/disks/{instance.name}{tail}",
-                "deviceName": wanted.get("deviceName", f"persistent-disk-{number}"),
-                "index": number,
-                "boot": bool(wanted.get("boot", number == 0)),
-                "autoDelete": bool(wanted.get("autoDelete", True)),
-                "interface": "SCSI",
-                "diskSizeGb": str(parameters.get("diskSizeGb", "10")),
-            }
-        )
-    return shown
+    given = zip(instance.properties["disks"], disks_of(instance.properties), strict=True)
+    return [
+        {
+            "kind": "compute#attachedDisk",
+            "type": "PERSISTENT",
+            "mode": wanted.get("mode", "READ_WRITE"),
+            "source": f"{root}/zones/{instance.zone}/disks/{instance.name}{suffix}",
+            "deviceName": wanted.get("deviceName", f"persistent-disk-{number}"),
+            "index": number,
+            "boot": bool(wanted.get("boot", number == 0)),
+            "autoDelete": bool(wanted.get("autoDelete", True)),
+            "interface": "SCSI",
+            "diskSizeGb": str(size),
+        }
+        for number, (wanted, (suffix, _, size)) in enumerate(given)
+    ]

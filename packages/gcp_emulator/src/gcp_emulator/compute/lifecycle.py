@@ -19,19 +19,35 @@ member's last attempt tells why: ``INTERNAL_ERROR``, and the reason.
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gcp_emulator.compute import catalog
+from gcp_emulator.compute.capacity import Capacity, Stock, need_of
 from gcp_emulator.compute.operations import Operations
+from gcp_emulator.compute.placement import choices
 from gcp_emulator.compute.power import MakeMachine, Power, Sites, Timeline, begin, touch
-from gcp_emulator.compute.state import Group, Instance, Member, State, Template, new_id, now
+from gcp_emulator.compute.scheduling import ends_deleted, run_seconds
+from gcp_emulator.compute.state import (
+    GLOBAL,
+    Group,
+    Instance,
+    Member,
+    State,
+    Template,
+    disks_of,
+    moment,
+    new_id,
+    now,
+)
 from gcp_emulator.replies import Json
 
 _log = logging.getLogger(__name__)
 
 _LETTERS = "0123456789bcdfghjklmnpqrstvwxz"
 _LONGEST_PAUSE = 30.0
+_OF_ONE = ("RESOURCE_ALREADY_EXISTS",)  # what says nothing of other members
 
 
 class Lifecycle:
@@ -47,6 +63,13 @@ class Lifecycle:
         grace_seconds: What an instance's containers have to end when it is deleted.
         repair_seconds: How soon a group sees that one of its instances is gone.
         boot_patience: How long a machine may boot until it is given up, and made anew.
+
+    Attributes:
+        capacity: What there is room for; tell `serve` when it has changed.
+        run_speed: How much faster than the world's the clock of ``maxRunDuration`` runs.
+        repairs_expired: Whether a group makes an instance anew that has run as long as it may.
+            Google's documents say that it deletes such a one, and that it repairs what it did not
+            end itself; what costs more is assumed. Else the member goes, too.
     """
 
     def __init__(
@@ -64,34 +87,24 @@ class Lifecycle:
     ) -> None:
         self._state = state
         self._operations = operations
+        self.capacity = Capacity(state, capacity)
         self.power = Power(
             state,
+            self.capacity,
             make_machine=make_machine,
             sites=sites,
             folder=folder,
-            capacity=capacity,
             boot_patience=boot_patience,
+            running=self._limit_run,
             ended=self._after_end,
         )
         self._waiting: dict[Member, Group] = {}
+        self._expiring: set[asyncio.Task[None]] = set()
         self._closing = False
         self.grace_seconds = grace_seconds
         self.repair_seconds = repair_seconds
-
-    @property
-    def capacity(self) -> int | None:
-        """How many instances of groups can run at once; None for no limit."""
-        return self.power.capacity
-
-    @property
-    def zone_capacity(self) -> dict[str, int]:
-        """The zones with a limit of their own."""
-        return dict(self.power.zone_capacity)
-
-    @property
-    def running(self) -> int:
-        """How many places are taken."""
-        return self.power.running
+        self.run_speed = 1.0
+        self.repairs_expired = True
 
     @property
     def timelines(self) -> dict[str, Timeline]:
@@ -107,15 +120,31 @@ class Lifecycle:
     def boot_patience(self, seconds: float) -> None:
         self.power.boot_patience = seconds
 
-    def set_capacity(self, capacity: int | None, *, zone: str | None = None) -> None:
-        """Change how many instances can run at once, in the cloud or in one zone."""
-        if zone is None:
-            self.power.capacity = capacity
+    @property
+    def running(self) -> int:
+        """How many places of groups' instances are taken."""
+        return self.capacity.running
+
+    def set_capacity(
+        self,
+        capacity: int | None,
+        *,
+        zone: str | None = None,
+        machine_type: str | None = None,
+        spot: bool | None = None,
+    ) -> None:
+        """Change how many instances can run at once: of groups in the cloud, or such as are named.
+
+        None for no limit.
+        """
+        stock = Stock(zone, machine_type, spot)
+        if stock == Stock():
+            self.capacity.limit = capacity
         elif capacity is None:
-            self.power.zone_capacity.pop(zone, None)
+            self.capacity.stock.pop(stock, None)
         else:
-            self.power.zone_capacity[zone] = capacity
-        self._serve_queue()
+            self.capacity.stock[stock] = capacity
+        self.serve()
 
     def grow(
         self, group: Group, wanted: Mapping[str, dict[str, str] | None] | int
@@ -131,7 +160,12 @@ class Lifecycle:
             names, preserved = wanted, dict(wanted)
         members = []
         for name in names:
-            member = Member(name=name, template=group.template, preserved=preserved.get(name))
+            member = Member(
+                name=name,
+                template=group.template,
+                zone=group.zones[0],
+                preserved=preserved.get(name),
+            )
             group.members[name] = member
             self._raise(group, member)
             members.append(member)
@@ -165,19 +199,41 @@ class Lifecycle:
     async def preempt(self, instance: Instance, *, grace: float) -> None:
         """Take an instance away as Google does with Spot VMs.
 
-        What runs on it gets SIGTERM and `grace` seconds; the instance stays TERMINATED, and its
-        group then makes it anew (https://cloud.google.com/compute/docs/instances/preemptible).
+        What runs on it gets SIGTERM and `grace` seconds; the instance stays TERMINATED or is
+        deleted, as its scheduling says, and its group then makes it anew
+        (https://cloud.google.com/compute/docs/instances/spot#preemption).
         """
         instance.preempted = True
         touch(instance)
-        self._operations.start(
-            "compute.instances.preempted",
-            zone=instance.zone,
-            target=self._state.link(instance.zone, "instances", instance.name),
-            target_id=instance.id,
-            user="system",
-        )
-        await self.power.end(instance, grace, keep=True)
+        self._report("compute.instances.preempted", instance)
+        await self._terminate(instance, grace)
+
+    async def expire(self, instance: Instance) -> None:
+        """End an instance that has run as long as it may, with its grace.
+
+        https://cloud.google.com/compute/docs/instances/limit-vm-runtime.
+        """
+        deleted = ends_deleted(_scheduling(instance))
+        self._report("delete" if deleted else "stop", instance)
+        found = self._state.group_of(instance)
+        if found is None or self.repairs_expired:
+            await self._terminate(instance, self.grace_seconds)
+            return
+        group, member = found
+        if member.action != "DELETING":
+            group.target_size -= 1
+            self.shrink(group, [member], grace=self.grace_seconds)
+
+    async def fail_host(self, instance: Instance) -> None:
+        """Let an instance's host fail: all that ran on it is gone at once, untold.
+
+        Google would start it again on another host if it restarts by itself; its group makes it
+        anew here, and one of its own stays TERMINATED.
+        """
+        if instance.machine is not None:
+            await instance.machine.lose_power()
+        self._report("compute.instances.hostError", instance)
+        await self.power.end(instance, 0, keep=True)
 
     async def close(self, *, grace: float) -> None:
         """End everything that runs; what ends already has no longer than `grace` either."""
@@ -204,48 +260,69 @@ class Lifecycle:
             group.deleting = True
             self._finish_group(group)
 
-    def _raise(self, group: Group, member: Member) -> None:
-        """Begin to make the member's instance, or put it in the queue."""
-        refusal = self._refusal(group, member)
-        if refusal is None:
-            self._waiting.pop(member, None)
-            if not member.failures:
-                member.errors = []
-            instance = self._new_instance(group, member)
-            member.instance = instance
-            booting = self.power.start(instance, running=lambda: _verify(member))
-            member.task = begin(self._bring_up(group, member, instance, booting))
+    def serve(self) -> None:
+        """Give free places to those who wait, first come first served."""
+        if self._closing:
             return
-        if refusal not in member.errors:
-            member.errors = [refusal]
-            group.errors.append(self._error_entry(group, member, refusal))
-        self._waiting[member] = group
+        # Who wants the same as one who got nothing gets nothing either.
+        in_vain: set[tuple[object, ...]] = set()
+        for member, group in list(self._waiting.items()):
+            wish = (group, member.template, member.placed and member.zone)
+            if wish in in_vain or self._raise(group, member):
+                continue
+            if all(error["code"] not in _OF_ONE for error in member.errors):
+                in_vain.add(wish)
 
-    def _refusal(self, group: Group, member: Member) -> Json | None:
-        """Why there can be no instance now, as an error of the last attempt."""
-        kind = member.template.properties["machineType"]
+    def _raise(self, group: Group, member: Member) -> bool:
+        """Begin to make the member's instance, or put it in the queue; whether it is begun."""
+        errors: list[Json] = []
+        for zone, kind in choices(group, member):
+            refusal = self._refusal(member, zone, kind)
+            if refusal is None:
+                self._start(group, member, zone, kind)
+                return True
+            if refusal not in errors:
+                errors.append(refusal)
+        if group.shape == "EVEN":
+            group.settle(member, zone)
+        if errors != member.errors:
+            member.errors = errors
+            group.errors.extend(self._error_entry(member, error) for error in errors)
+        self._waiting[member] = group
+        return False
+
+    def _start(self, group: Group, member: Member, zone: str, kind: str) -> None:
+        self._waiting.pop(member, None)
+        if not member.failures:
+            member.errors = []
+        group.settle(member, zone)
+        member.machine_type = kind
+        instance = member.instance = self._new_instance(group, member)
+        booting = self.power.start(instance, running=lambda: _verify(member))
+        member.task = begin(self._bring_up(group, member, instance, booting))
+
+    def _refusal(self, member: Member, zone: str, kind: str) -> Json | None:
+        """Why there can be no such instance now, as an error of the last attempt."""
+        place, properties = f"zones/{zone}", member.template.properties
         if kind not in catalog.MACHINE_TYPES:
-            path = self._state.path(group.zone, "machineTypes", kind)
+            path = self._state.path(place, "machineTypes", kind)
             return {
                 "code": "RESOURCE_NOT_FOUND",
                 "message": f"The resource '{path}' was not found",
             }
-        if (group.zone, member.name) in self._state.instances:
-            path = self._state.path(group.zone, "instances", member.name)
-            message = f"The resource '{path}' already exists"
+        disks = [f"{member.name}{suffix}" for suffix, _, _ in disks_of(properties)]
+        there = (
+            [("instances", member.name)] if (zone, member.name) in self._state.instances else []
+        )
+        there += [("disks", name) for name in disks if (zone, name) in self._state.disks]
+        if there:
+            message = f"The resource '{self._state.path(place, *there[0])}' already exists"
             return {"code": "RESOURCE_ALREADY_EXISTS", "message": message}
-        full = self.power.refusal(group.zone)
-        return {"code": full.reason, "message": full.message} if full else None
-
-    def _serve_queue(self) -> None:
-        """Give free places to those who wait, first come first served."""
-        if self._closing:
-            return
-        for member, group in list(self._waiting.items()):
-            if self.capacity is not None and self.running >= self.capacity:
-                return
-            if self.power.refusal(group.zone) is None:
-                self._raise(group, member)
+        full = self.capacity.refusal(need_of(properties, zone=zone, machine_type=kind))
+        if full is None:
+            return None
+        details = {"errorDetails": list(full.details)} if full.details else {}
+        return {"code": full.reason, "message": full.message, **details}
 
     async def _bring_up(
         self, group: Group, member: Member, instance: Instance, booting: asyncio.Task[None]
@@ -277,15 +354,14 @@ class Lifecycle:
         _log.error("%s", message, exc_info=None if expected else error)
         reason = {"code": "INTERNAL_ERROR", "message": message}
         member.errors = [reason]
-        group.errors.append(self._error_entry(group, member, reason))
+        group.errors.append(self._error_entry(member, reason))
         await self.power.end(instance, 0)
         member.instance = None
         await asyncio.sleep(min(self.repair_seconds * 2 ** (member.failures - 1), _LONGEST_PAUSE))
         self._raise(group, member)
 
     def _new_instance(self, group: Group, member: Member) -> Instance:
-        properties = member.template.properties
-        number, zone = self._state.project_number, group.zone
+        properties, number = member.template.properties, self._state.project_number
         metadata = {
             item["key"]: item.get("value", "")
             for item in properties.get("metadata", {}).get("items", [])
@@ -295,27 +371,56 @@ class Lifecycle:
             f"projects/{number}/global/instanceTemplates/{member.template.name}"
         )
         metadata["created-by"] = (
-            f"projects/{number}/zones/{zone}/instanceGroupManagers/{group.name}"
+            f"projects/{number}/{group.place}/instanceGroupManagers/{group.name}"
         )
         return Instance(
             name=member.name,
-            zone=zone,
+            zone=member.zone,
             id=new_id(),
             created=now(),
             properties=properties,
-            machine_type=properties["machineType"],
+            machine_type=member.machine_type,
             address=self._state.take_address(),
             metadata=metadata,
             labels={**properties.get("labels", {}), **group.all_labels},
             tags=tuple(properties.get("tags", {}).get("items", [])),
             account=self._state.account(properties) or self._state.default_account,
+            group=group,
             token=f"local.{secrets.token_urlsafe(24)}",
+        )
+
+    def _limit_run(self, instance: Instance) -> None:
+        """Note when an instance that has begun to run has to end."""
+        seconds = run_seconds(_scheduling(instance))
+        if seconds is None:
+            return
+        instance.terminates = moment(time.time() + seconds / self.run_speed)
+        instance.limit = asyncio.get_running_loop().call_later(
+            seconds / self.run_speed, self._begin_expiry, instance
+        )
+
+    def _begin_expiry(self, instance: Instance) -> None:
+        task = begin(self.expire(instance))
+        self._expiring.add(task)
+        task.add_done_callback(self._expiring.discard)
+
+    async def _terminate(self, instance: Instance, grace: float) -> None:
+        await self.power.end(instance, grace, keep=not ends_deleted(_scheduling(instance)))
+
+    def _report(self, kind: str, instance: Instance) -> None:
+        """Tell of what nobody has asked for."""
+        self._operations.start(
+            kind,
+            place=instance.place,
+            target=self._state.link(instance.place, "instances", instance.name),
+            target_id=instance.id,
+            user="system",
         )
 
     def _after_end(self, instance: Instance) -> None:
         """Let the group see that an instance of its has gone, and others have its place."""
         self._tell_group(instance)
-        self._serve_queue()
+        self.serve()
 
     def _tell_group(self, instance: Instance) -> None:
         found = self._state.group_of(instance)
@@ -347,43 +452,49 @@ class Lifecycle:
             await asyncio.gather(before, return_exceptions=True)
         if member.instance is not None:
             await self.power.end(member.instance, grace)
-        group.members.pop(member.name, None)
-        self._serve_queue()
+        group.forget(member)
+        self.serve()
         self._finish_group(group)
 
     def _finish_group(self, group: Group) -> None:
         if not group.deleting or group.members:
             return
-        if self._state.groups.get((group.zone, group.name)) is group:
-            del self._state.groups[group.zone, group.name]
+        if self._state.groups.get((group.where, group.name)) is group:
+            del self._state.groups[group.where, group.name]
         group.gone.set()
 
     def _fresh_names(self, group: Group, count: int) -> list[str]:
-        taken = set(group.members)
+        there = self._state.instances
+        taken = {*group.members, *(name for zone, name in there if zone in group.zones)}
         names: list[str] = []
         while len(names) < count:
             tail = "".join(secrets.choice(_LETTERS) for _ in range(4))
             name = f"{group.base_instance_name}-{tail}"
-            if name not in taken and (group.zone, name) not in self._state.instances:
+            if name not in taken:
                 taken.add(name)
                 names.append(name)
         return names
 
-    def _error_entry(self, group: Group, member: Member, error: Json) -> Json:
+    def _error_entry(self, member: Member, error: Json) -> Json:
         return {
             "error": error,
             "timestamp": now(),
             "instanceActionDetails": {
-                "instance": self._state.link(group.zone, "instances", member.name),
+                "instance": self._state.link(f"zones/{member.zone}", "instances", member.name),
                 "action": member.action,
                 "version": {"instanceTemplate": template_link(self._state, member.template)},
             },
         }
 
 
+def _scheduling(instance: Instance) -> Json:
+    found: Json = instance.properties.get("scheduling", {})
+    return found
+
+
 def template_link(state: State, template: Template) -> str:
     """The URL of a template."""
-    return state.link(None, "instanceTemplates", template.name)
+    return state.link(GLOBAL, "instanceTemplates", template.name)
 
 
 def _verify(member: Member) -> None:

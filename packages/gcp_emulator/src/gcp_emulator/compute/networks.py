@@ -10,11 +10,10 @@ from aiohttp import web
 
 from gcp_emulator.compute import catalog
 from gcp_emulator.compute.firewall import checked_rule
-from gcp_emulator.compute.listing import page
 from gcp_emulator.compute.operations import Operation, Operations
 from gcp_emulator.compute.properties import check_network
-from gcp_emulator.compute.rest import Rest, listed
-from gcp_emulator.compute.state import State, already_exists, invalid, new_id, not_found, now
+from gcp_emulator.compute.rest import Rest, Shelf
+from gcp_emulator.compute.state import GLOBAL, State, already_exists, invalid, new_id, now
 from gcp_emulator.replies import GoogleError, Json, api
 
 _OUTPUT: Final = ("kind", "id", "creationTimestamp", "selfLink", "network", "enableLogging")
@@ -29,45 +28,30 @@ class Networks:
     def __init__(self, state: State, operations: Operations) -> None:
         self._state = state
         self._operations = operations
+        self._networks: Shelf[Json] = Shelf(
+            collection="networks",
+            noun="network",
+            place=GLOBAL,
+            found=lambda: {("", "default"): {}},
+            show=self._network_json,
+        )
+        self._firewalls = Shelf(
+            collection="firewalls",
+            noun="firewall",
+            place=GLOBAL,
+            found=lambda: {("", name): rule for name, rule in state.firewalls.items()},
+            show=self._show,
+        )
 
     def add_routes(self, rest: Rest) -> None:
         """Add them to the application."""
-        rest.read("GET", "/global/networks", self.list_networks)
-        rest.read("GET", "/global/networks/{name}", self.get_network)
-        root = "/global/firewalls"
-        rest.read("GET", root, self.list_firewalls)
-        rest.change("POST", root, self.insert_firewall)
-        one = root + "/{name}"
-        rest.read("GET", one, self.get_firewall)
+        rest.shelve(self._networks)
+        rest.shelve(self._firewalls)
+        rest.change("POST", self._firewalls.path, self.insert_firewall)
+        one = self._firewalls.path + "/{name}"
         rest.change("PATCH", one, self.patch_firewall)
         rest.change("PUT", one, self.update_firewall)
         rest.change("DELETE", one, self.delete_firewall)
-
-    @api("compute.networks.list")
-    def list_networks(self, request: web.Request) -> Json:
-        """The network."""
-        items, token = page(request, [self._network_json()])
-        return listed("networkList", f"{self._state.root}/global/networks", items, token)
-
-    @api("compute.networks.get")
-    def get_network(self, request: web.Request) -> Json:
-        """The network, by its name."""
-        name = request.match_info["name"]
-        if name != "default":
-            raise not_found(self._state.path(None, "networks", name))
-        return self._network_json()
-
-    @api("compute.firewalls.list")
-    def list_firewalls(self, request: web.Request) -> Json:
-        """All firewall rules."""
-        found = [self._show(rule) for _, rule in sorted(self._state.firewalls.items())]
-        items, token = page(request, found)
-        return listed("firewallList", f"{self._state.root}/global/firewalls", items, token)
-
-    @api("compute.firewalls.get")
-    def get_firewall(self, request: web.Request) -> Json:
-        """One firewall rule."""
-        return self._show(self._rule(request))
 
     @api("compute.firewalls.insert")
     def insert_firewall(self, request: web.Request, body: Json) -> Operation:
@@ -76,7 +60,7 @@ class Networks:
         state = self._state
         rule = self._checked(body)
         if rule["name"] in state.firewalls:
-            raise already_exists(state.path(None, "firewalls", rule["name"]))
+            raise already_exists(state.path(GLOBAL, "firewalls", rule["name"]))
         limit = catalog.quota("FIREWALLS")
         if len(state.firewalls) >= limit:
             message = f"Quota 'FIREWALLS' exceeded.  Limit: {limit} globally."
@@ -86,31 +70,24 @@ class Networks:
     @api("compute.firewalls.patch")
     def patch_firewall(self, request: web.Request, body: Json) -> Operation:
         """Change the given members of a rule; null takes one away."""
-        rule = self._rule(request)
+        rule = self._firewalls.here(request, self._state)
         merged = {key: value for key, value in {**rule, **body}.items() if value is not None}
         return self._change("patch", rule, merged)
 
     @api("compute.firewalls.update")
     def update_firewall(self, request: web.Request, body: Json) -> Operation:
         """Replace a rule; members that are not given become their defaults."""
-        rule = self._rule(request)
+        rule = self._firewalls.here(request, self._state)
         return self._change("update", rule, {"name": rule["name"], **body})
 
     @api("compute.firewalls.delete")
     def delete_firewall(self, request: web.Request, body: Json) -> Operation:
         """Delete a rule."""
         del body
-        rule = self._rule(request)
+        rule = self._firewalls.here(request, self._state)
         del self._state.firewalls[rule["name"]]
         self._state.save_network()
         return self._operation("delete", rule)
-
-    def _rule(self, request: web.Request) -> Json:
-        name = request.match_info["name"]
-        found = self._state.firewalls.get(name)
-        if found is None:
-            raise not_found(self._state.path(None, "firewalls", name))
-        return found
 
     def _change(self, kind: str, old: Json, wanted: Json) -> Operation:
         rule = self._checked(wanted)
@@ -131,11 +108,11 @@ class Networks:
 
     def _operation(self, kind: str, rule: Json) -> Operation:
         return self._operations.start(
-            kind, zone=None, target=self._link(rule), target_id=rule.get("id", "0")
+            kind, place=GLOBAL, target=self._link(rule), target_id=rule.get("id", "0")
         )
 
     def _link(self, rule: Json) -> str:
-        return self._state.link(None, "firewalls", rule["name"])
+        return self._state.link(GLOBAL, "firewalls", rule["name"])
 
     def _show(self, rule: Json) -> Json:
         return {
@@ -143,11 +120,11 @@ class Networks:
             "id": rule.get("id", "0"),
             "creationTimestamp": _EPOCH,
             **rule,
-            "network": self._state.link(None, "networks", "default"),
+            "network": self._state.link(GLOBAL, "networks", "default"),
             "selfLink": self._link(rule),
         }
 
-    def _network_json(self) -> Json:
+    def _network_json(self, _network: Json) -> Json:
         root = self._state.root
         return {
             "kind": "compute#network",
@@ -161,5 +138,5 @@ class Networks:
             ],
             "routingConfig": {"routingMode": "REGIONAL"},
             "networkFirewallPolicyEnforcementOrder": "AFTER_CLASSIC_FIREWALL",
-            "selfLink": self._state.link(None, "networks", "default"),
+            "selfLink": self._state.link(GLOBAL, "networks", "default"),
         }

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from gcp_emulator.compute.state import State, invalid, new_id, not_found, now, scope
+from gcp_emulator.compute.state import GLOBAL, State, invalid, new_id, not_found, now
 from gcp_emulator.replies import GoogleError, Json
 
 _log = logging.getLogger(__name__)
@@ -30,8 +30,7 @@ class Operation:
     name: str
     id: str
     kind: str
-    zone: str | None
-    region: str | None
+    place: str
     target: str
     target_id: str
     inserted: str
@@ -78,10 +77,9 @@ class Operations:
         self,
         kind: str,
         *,
-        zone: str | None,
+        place: str,
         target: str,
         target_id: str,
-        region: str | None = None,
         work: Callable[[], Awaitable[object]] | None = None,
         user: str = "local@example.com",
     ) -> Operation:
@@ -89,10 +87,9 @@ class Operations:
 
         Args:
             kind: Google's ``operationType``.
-            zone: Its zone; None for a global or a regional one.
+            place: ``zones/Z``, ``regions/R`` or ``global``.
             target: URL of what changes.
             target_id: Its id.
-            region: The region of a regional one.
             work: What has to end first; a `GoogleError` from it is the operation's error.
             user: Who asked for it.
         """
@@ -101,30 +98,29 @@ class Operations:
             name=f"operation-{time.time_ns() // 1_000_000}-{int(number):016x}",
             id=number,
             kind=kind,
-            zone=zone,
-            region=region,
+            place=place,
             target=target,
             target_id=target_id,
             inserted=now(),
             user=user,
         )
-        self._operations[scope(zone, region), operation.name] = operation
+        self._operations[place, operation.name] = operation
         self._forget_old()
         task = asyncio.create_task(self._complete(operation, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return operation
 
-    def get(self, where: str, name: str) -> Operation:
+    def get(self, place: str, name: str) -> Operation:
         """The operation of this name in ``zones/z``, ``regions/r`` or ``global``, or 404."""
-        found = self._operations.get((where, name))
+        found = self._operations.get((place, name))
         if found is None:
-            raise not_found(f"projects/{self._state.project}/{where}/operations/{name}")
+            raise not_found(self._state.path(place, "operations", name))
         return found
 
-    def all(self, where: str) -> list[Operation]:
+    def all(self, place: str) -> list[Operation]:
         """The operations of ``zones/z``, ``regions/r`` or ``global``, oldest first."""
-        return [operation for (at, _), operation in self._operations.items() if at == where]
+        return [operation for (at, _), operation in self._operations.items() if at == place]
 
     async def wait(self, operation: Operation) -> None:
         """Return when the operation is done, or after two minutes, or when the cloud stops."""
@@ -150,19 +146,18 @@ class Operations:
             "progress": 100 if done else 0,
             "insertTime": operation.inserted,
             "startTime": operation.inserted,
-            "selfLink": self._state.link(
-                operation.zone, "operations", operation.name, region=operation.region
-            ),
+            "selfLink": self._state.link(operation.place, "operations", operation.name),
         }
-        if operation.region:
-            body["region"] = f"{self._state.root}/regions/{operation.region}"
-        if operation.zone:
-            body["zone"] = f"{self._state.root}/zones/{operation.zone}"
+        if operation.place != GLOBAL:
+            body[noun_of(operation.place)] = f"{self._state.root}/{operation.place}"
         if operation.ended:
             body["endTime"] = operation.ended
         if done and operation.error:
             error = operation.error
-            body["error"] = {"errors": [{"code": error.reason, "message": error.message}]}
+            entry: Json = {"code": error.reason, "message": error.message}
+            if error.details:
+                entry["errorDetails"] = list(error.details)
+            body["error"] = {"errors": [entry]}
             body["httpErrorStatusCode"] = error.code
             body["httpErrorMessage"] = _phrase(error.code)
         return body
@@ -196,6 +191,11 @@ class Operations:
         old = [key for key, operation in self._operations.items() if operation.done.is_set()]
         gone = {self._operations.pop(key) for key in old[: _KEPT // 2]}
         self._requests = {key: op for key, op in self._requests.items() if op not in gone}
+
+
+def noun_of(place: str) -> str:
+    """``zone``, ``region`` or ``global``: what a place is."""
+    return place.partition("/")[0].removesuffix("s")
 
 
 def _phrase(code: int) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gcp_emulator.compute.capacity import Capacity, need_of
 from gcp_emulator.compute.state import Instance, Machine, State, now
 from gcp_emulator.replies import GoogleError
 
@@ -63,54 +64,42 @@ class Power:
 
     Args:
         state: What exists.
+        capacity: The limits, which a running instance counts for.
         make_machine: Makes the computer behind an instance.
         sites: Opens metadata servers; None where no guest asks for one.
         folder: Instances' disks: one folder each; None for no disks.
-        capacity: How many instances of groups can run at once in the whole cloud; None for no
-            limit. One of its own takes no place of theirs, but none starts where it is 0.
         boot_patience: How long a machine may boot until it is given up.
+        running: Called when an instance has begun to run.
         ended: Called after an instance was stopped or removed.
     """
 
     def __init__(
         self,
         state: State,
+        capacity: Capacity,
         *,
         make_machine: MakeMachine,
         sites: Sites | None,
         folder: Path | None,
-        capacity: int | None,
         boot_patience: float,
+        running: Callable[[Instance], None],
         ended: Callable[[Instance], None],
     ) -> None:
         self._state = state
+        self._capacity = capacity
         self._make_machine = make_machine
         self._sites = sites
         self._folder = folder
+        self._running = running
         self._ended = ended
-        self._occupied: dict[str, int] = {}
-        self.capacity = capacity
-        self.zone_capacity: dict[str, int] = {}
-        """The zones with a limit of their own, on all their instances."""
-        self.running = 0
-        """How many places are taken."""
         self.boot_patience = boot_patience
         self.timelines: dict[str, Timeline] = {}
 
-    def refusal(self, zone: str, *, standalone: bool = False) -> GoogleError | None:
-        """Why no more instance can start in a zone now: it is full."""
-        limit = self.zone_capacity.get(zone)
-        full = limit is not None and self._occupied.get(zone, 0) >= limit
-        if self.capacity is not None:
-            full |= self.capacity == 0 if standalone else self.running >= self.capacity
-        if not full:
-            return None
-        where = f"projects/{self._state.project}/zones/{zone}"
-        message = (
-            f"The zone '{where}' does not have enough resources available to"
-            " fulfill the request.  Try a different zone, or try again later."
-        )
-        return GoogleError(503, "ZONE_RESOURCE_POOL_EXHAUSTED", message)
+    def refusal(self, instance: Instance) -> GoogleError | None:
+        """Why this instance of its own can't start now."""
+        kind = instance.machine_type
+        need = need_of(instance.properties, zone=instance.zone, machine_type=kind)
+        return self._capacity.refusal(need, standalone=instance.standalone)
 
     def start(self, instance: Instance, *, running: Callable[[], None]) -> asyncio.Task[None]:
         """Give an instance its place and boot it.
@@ -124,9 +113,10 @@ class Power:
         """
         if (instance.zone, instance.name) not in self._state.instances:
             self._state.add_instance(instance)
+            self._state.add_disks(instance)
         instance.status = "PROVISIONING"
         instance.ending = None
-        self._occupy(instance, 1)
+        self._capacity.take(instance)
         instance.booting = begin(self._boot(instance, running), quiet=True)
         return instance.booting
 
@@ -153,6 +143,7 @@ class Power:
     def remove(self, instance: Instance) -> None:
         """Forget an instance that has ended."""
         instance.gone = True
+        self._state.release_disks(instance)
         self._state.remove_instance(instance)
         if (timeline := self.timelines.get(instance.id)) is not None:
             timeline.record("gone")
@@ -168,6 +159,7 @@ class Power:
         instance.status = "RUNNING"
         instance.started = now()
         running()
+        self._running(instance)
         self._state.notify()
         await self._come_up(instance, machine)
         timeline.record("booted")
@@ -205,11 +197,14 @@ class Power:
         await self._come_up(instance, machine)
 
     async def _shut_down(self, instance: Instance, grace: float, *, keep: bool) -> None:
+        if instance.limit is not None:
+            instance.limit.cancel()
+            instance.limit = instance.terminates = None
         if instance.status != "TERMINATED":
             instance.status = "STOPPING"
             self._state.notify()
             await self._switch_off(instance, grace)
-            self._occupy(instance, -1)
+            self._capacity.give_back(instance)
         if not (keep and instance.standalone):
             await self._erase(instance)
         if keep:
@@ -239,12 +234,6 @@ class Power:
     async def _erase(self, instance: Instance) -> None:
         if self._folder is not None and (disk := self._folder / instance.name).exists():
             await asyncio.to_thread(shutil.rmtree, disk, ignore_errors=True)
-
-    def _occupy(self, instance: Instance, places: int) -> None:
-        zone = instance.zone
-        self._occupied[zone] = self._occupied.get(zone, 0) + places
-        if not instance.standalone:
-            self.running += places
 
     def _timeline(self, instance: Instance) -> Timeline:
         found = self.timelines.get(instance.id)

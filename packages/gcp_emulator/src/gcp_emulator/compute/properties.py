@@ -8,7 +8,8 @@ import re
 from typing import Any
 
 from gcp_emulator.compute import catalog
-from gcp_emulator.compute.state import State, check_name, fingerprint, invalid, not_found
+from gcp_emulator.compute.scheduling import checked_scheduling
+from gcp_emulator.compute.state import GLOBAL, State, check_name, fingerprint, invalid, not_found
 from gcp_emulator.replies import GoogleError, Json
 
 _METADATA_BYTES = 256 << 10
@@ -29,7 +30,8 @@ def template_properties(properties: object) -> Json:
     _check_parts(where, properties)
     metadata = metadata_items(f"{where}.metadata", properties.get("metadata") or {})
     _check_metadata(where, metadata)
-    return properties | {"metadata": metadata_json(metadata)}
+    scheduling = checked_scheduling(f"{where}.scheduling", properties.get("scheduling"))
+    return properties | {"metadata": metadata_json(metadata), "scheduling": scheduling}
 
 
 def instance_properties(state: State, zone: str, body: Json) -> Json:
@@ -63,7 +65,7 @@ def instance_properties(state: State, zone: str, body: Json) -> Json:
         "tags": {"items": list(tags)},
         "labels": label_items(f"{where}.labels", body.get("labels") or {}),
         "serviceAccounts": accounts,
-        "scheduling": body.get("scheduling") or {},
+        "scheduling": checked_scheduling(f"{where}.scheduling", body.get("scheduling")),
         "canIpForward": bool(body.get("canIpForward", False)),
     }
 
@@ -135,7 +137,7 @@ def check_network(state: State, where: str, url: object) -> None:
     if found is None:
         raise invalid(where, url, "The URL is malformed.")
     if found[1] != "default":
-        raise not_found(state.path(None, "networks", found[1]))
+        raise not_found(state.path(GLOBAL, "networks", found[1]))
 
 
 def _machine_type(state: State, zone: str, url: object) -> str:

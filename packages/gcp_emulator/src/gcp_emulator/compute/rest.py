@@ -4,22 +4,60 @@ A *read* is a function of the request that returns JSON. A *change* is a functio
 and its body that returns an operation; it runs without interruption, so that a repeated
 ``requestId`` meets either nothing or the whole change
 (https://cloud.google.com/compute/docs/reference/rest/v1/instanceGroupManagers/insert).
+A *shelf* is a collection of resources, which is read in the same way whatever they are.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from gcp_emulator.compute.listing import max_results, page
-from gcp_emulator.compute.operations import Operation, Operations
-from gcp_emulator.compute.state import State
+from gcp_emulator.compute.operations import Operation, Operations, noun_of
+from gcp_emulator.compute.state import GLOBAL, State, not_found
 from gcp_emulator.replies import Json, Route, api, google_method, json_body, json_response
 
 type Read = Callable[[web.Request], Json]
 type Change = Callable[[web.Request, Json], Operation]
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf[T]:
+    """Resources of one kind: how they are called, found and shown."""
+
+    collection: str
+    """As paths name them: ``instanceGroupManagers``."""
+    noun: str
+    """As ``kind`` names one: ``instanceGroupManager``."""
+    place: str
+    """The paths that they lie below: ``zones/{zone}``, ``regions/{region}`` or ``global``."""
+    found: Callable[[], Mapping[tuple[str, str], T]]
+    """All there are now, by zone or region (empty for global ones) and name."""
+    show: Callable[[T], Json]
+    service: str = ""
+    """As methods name them (``regionInstanceGroupManagers``); else as paths do."""
+    list_kind: str = ""
+    """Of a list, if it is not the noun's."""
+
+    @property
+    def path(self) -> str:
+        """Where they are read."""
+        return f"/{self.place}/{self.collection}"
+
+    def method(self, verb: str) -> str:
+        """Google's name of a method."""
+        return f"compute.{self.service or self.collection}.{verb}"
+
+    def here(self, request: web.Request, state: State) -> T:
+        """The one that a request names, or 404."""
+        name, place = request.match_info["name"], place_of(request)
+        found = self.found().get((place.partition("/")[2], name))
+        if found is None:
+            raise not_found(state.path(place, self.collection, name))
+        return found
 
 
 class Rest:
@@ -30,17 +68,41 @@ class Rest:
         self._state = state
         self._operations = operations
 
-    def read(self, verb: str, path: str, read: Read) -> None:
-        """Add a route that changes nothing."""
+    def shelve[T](self, shelf: Shelf[T], *, aggregates: Iterable[Shelf[T]] = ()) -> None:
+        """Add ``get``, ``list``, and with shelves to aggregate ``aggregatedList`` of them."""
+        state, together = self._state, list(aggregates)
+
+        def get(request: web.Request) -> Json:
+            return shelf.show(shelf.here(request, state))
+
+        def list_(request: web.Request) -> Json:
+            place = place_of(request)
+            found, where = shelf.found(), place.partition("/")[2]
+            names = sorted(key for key in found if key[0] == where)
+            items, token = page(request, [shelf.show(found[key]) for key in names])
+            kind = shelf.list_kind or f"{shelf.noun}List"
+            return listed(kind, f"{state.root}/{place}/{shelf.collection}", items, token)
+
+        def aggregated_list(request: web.Request) -> Json:
+            return _aggregated(request, state, together)
+
+        self.read("GET", shelf.path, list_, method=shelf.method("list"))
+        self.read("GET", shelf.path + "/{name}", get, method=shelf.method("get"))
+        if together:
+            path, name = f"/aggregated/{shelf.collection}", shelf.method("aggregatedList")
+            self.read("GET", path, aggregated_list, method=name)
+
+    def read(self, verb: str, path: str, read: Read, *, method: str | None = None) -> None:
+        """Add a route that changes nothing; `method` names it as Google does, else `api` does."""
 
         async def route(request: web.Request) -> web.Response:
             self._check_scope(request)
             await request.read()
             return json_response(read(request))
 
-        self._add(verb, path, route, google_method(read))
+        self._add(verb, path, route, method or google_method(read))
 
-    def change(self, verb: str, path: str, change: Change) -> None:
+    def change(self, verb: str, path: str, change: Change, *, method: str | None = None) -> None:
         """Add a route that answers with an operation."""
 
         async def route(request: web.Request) -> web.Response:
@@ -53,7 +115,7 @@ class Rest:
                 self._operations.remember(request.path, request_id, operation)
             return json_response(self._operations.to_json(operation))
 
-        self._add(verb, path, route, google_method(change))
+        self._add(verb, path, route, method or google_method(change))
 
     def wait(self, verb: str, path: str, route: Route) -> None:
         """Add a route that takes its time."""
@@ -93,53 +155,42 @@ def listed(kind: str, link: str, items: Sequence[Json], token: str | None) -> Js
     return body
 
 
-def aggregated(
-    request: web.Request,
-    state: State,
-    noun: str,
-    found: Sequence[Json],
-    *,
-    kind: str = "zone",
-    collection: str | None = None,
-) -> Json:
-    """A ``compute#...AggregatedList``: resources by ``zones/Z``.
+def place_of(request: web.Request) -> str:
+    """Where a request looks: ``zones/Z``, ``regions/R`` or ``global``."""
+    for noun in ("zone", "region"):
+        if noun in request.match_info:
+            return f"{noun}s/{request.match_info[noun]}"
+    return GLOBAL
 
-    Zones without any are named with a warning, as Google does, or left out when
-    ``returnPartialSuccess`` or a filter asks for less; a page never splits here before
+
+def _aggregated[T](request: web.Request, state: State, shelves: Sequence[Shelf[T]]) -> Json:
+    """A ``compute#...AggregatedList``: resources by ``zones/Z``, ``regions/R`` or ``global``.
+
+    Places without any are named with a warning, as Google does; a page never splits here before
     ``maxResults`` resources.
-
-    Args:
-        request: The request.
-        state: What exists.
-        noun: Of ``compute#...AggregatedList``.
-        found: All resources.
-        kind: ``zone``, or ``region`` for those that lie in regions.
-        collection: The resources' plural, if it is not the noun with an s.
     """
-    collection = collection or f"{noun}s"
-    for resource in found:
-        resource["_key"] = f"{resource[kind]}/{resource['name']}"
+    found: list[Json] = []
+    scopes: dict[str, Json] = {}
+    for shelf in shelves:
+        noun = noun_of(shelf.place)
+        names = {"zone": state.zones, "region": state.regions}.get(noun, [""])
+        scopes |= {scope: _nothing(scope) for scope in (_scope(noun, name) for name in names)}
+        found += [
+            {**shelf.show(item), "_scope": _scope(noun, where), "_key": f"{noun}s/{where}/{name}"}
+            for (where, name), item in shelf.found().items()
+            if where in names
+        ]
     max_results(request)
     items, token = page(request, sorted(found, key=lambda r: str(r["_key"])), key="_key")
-    names = [f"{kind}s/{name}" for name in (state.zones if kind == "zone" else state.regions)]
-    scopes: Json = {
-        name: {
-            "warning": {
-                "code": "NO_RESULTS_ON_PAGE",
-                "message": f"There are no results for scope '{name}' on this page.",
-                "data": [{"key": "scope", "value": name}],
-            }
-        }
-        for name in names
-    }
+    collection = shelves[0].collection
     for resource in items:
         del resource["_key"]
-        scope = f"{kind}s/" + resource[kind].rpartition("/")[2]
-        scopes[scope].pop("warning", None)
-        scopes[scope].setdefault(collection, []).append(resource)
+        here = scopes[resource.pop("_scope")]
+        here.pop("warning", None)
+        here.setdefault(collection, []).append(resource)
     link = f"{state.root}/aggregated/{collection}"
     body: Json = {
-        "kind": f"compute#{noun}AggregatedList",
+        "kind": f"compute#{shelves[0].noun}AggregatedList",
         "id": link.partition("/compute/v1/")[2],
         "items": scopes,
         "selfLink": link,
@@ -147,3 +198,13 @@ def aggregated(
     if token:
         body["nextPageToken"] = token
     return body
+
+
+def _scope(noun: str, name: str) -> str:
+    return f"{noun}s/{name}" if name else GLOBAL
+
+
+def _nothing(scope: str) -> Json:
+    message = f"There are no results for scope '{scope}' on this page."
+    data = [{"key": "scope", "value": scope}]
+    return {"warning": {"code": "NO_RESULTS_ON_PAGE", "message": message, "data": data}}

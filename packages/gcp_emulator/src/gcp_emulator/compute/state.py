@@ -1,7 +1,10 @@
-"""What exists in this cloud: templates, groups with their members, instances, addresses, rules.
+"""What exists in this cloud: templates, groups with their members, instances, disks, addresses.
 
 Only nouns and look-ups: no HTTP and no waiting. `lifecycle` moves them, `api` and `groups`
 show them. Names and messages are Compute Engine's.
+
+Where something lies (a *place*) is the middle of its URL: ``zones/Z``, ``regions/R`` or `GLOBAL`.
+What lies in zones or regions is found by the name of its zone or region, and by its own.
 """
 
 import asyncio
@@ -14,12 +17,12 @@ import os
 import re
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from gcp_emulator.compute import catalog
 from gcp_emulator.replies import GoogleError, Json
@@ -28,12 +31,22 @@ NAME_PATTERN = r"(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)"
 """What Compute Engine's names must match (RFC 1035)."""
 
 GROUP_LIMIT = 1_000
-"""Most instances of one zonal group."""
+"""Most instances of one zonal group, and of one request."""
+
+REGIONAL_LIMIT: Final = 2_000
+"""Most instances of one regional group."""
+
+GLOBAL: Final = "global"
+"""The place of what lies in no zone or region."""
 
 _FIRST_ADDRESS = int(ipaddress.IPv4Address("127.1.0.1"))
 _SCATTERED_ADDRESSES = range(
     int(ipaddress.IPv4Address("127.202.0.0")), int(ipaddress.IPv4Address("127.250.0.0"))
 )
+
+
+MACHINE_FAULTS: Final = ("refuse-ssh", "hang-ssh", "cut-ssh", "kill-container", "disk-full")
+"""What a machine can suffer."""
 
 
 class Machine(Protocol):
@@ -47,6 +60,12 @@ class Machine(Protocol):
 
     async def shutdown(self, grace: float) -> None:
         """Stop it, with `grace` seconds for what runs on it; a later call can shorten them."""
+
+    async def suffer(self, fault: str, *, on: bool) -> None:
+        """Have one of `MACHINE_FAULTS`, or have it no more; one of a moment can't be ended."""
+
+    async def lose_power(self) -> None:
+        """End it without a word to anything that runs on it; it is shut down after that."""
 
     def update_metadata(self, metadata: "dict[str, str]") -> None:
         """Tell it its new metadata."""
@@ -81,6 +100,8 @@ class Instance:
     tags: tuple[str, ...]
     account: str | None
     """E-mail address of its service account."""
+    group: "Group | None" = None
+    """Whose member it is, or was."""
     standalone: bool = False
     """Whether it was made by itself, and not by a group."""
     static_address: str | None = None
@@ -89,6 +110,10 @@ class Instance:
     """The access token that its metadata server gives away; it opens nothing."""
     status: str = "PROVISIONING"
     started: str | None = None
+    limit: asyncio.TimerHandle | None = None
+    """What ends it when it has run as long as it may."""
+    terminates: str | None = None
+    """When that is; None without a limit."""
     preempted: bool = False
     gone: bool = False
     failed: bool = False
@@ -98,6 +123,11 @@ class Instance:
     ending: asyncio.Task[None] | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and replaced, whenever what its metadata server tells has changed."""
+
+    @property
+    def place(self) -> str:
+        """Where it lies: ``zones/Z``."""
+        return f"zones/{self.zone}"
 
     @property
     def occupies(self) -> bool:
@@ -125,6 +155,35 @@ class Address:
     address: str
     labels: dict[str, str]
 
+    @property
+    def place(self) -> str:
+        """Where it lies: ``regions/R``."""
+        return f"regions/{self.region}"
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Disk:
+    """A persistent disk that was made with an instance."""
+
+    name: str
+    zone: str
+    id: str
+    created: str
+    size_gb: int
+    type: str
+    """``pd-standard``, ``pd-balanced``, ``pd-ssd``..."""
+    image: str
+    labels: dict[str, str]
+    auto_delete: bool
+    """Whether it goes with its instance."""
+    user: Instance | None
+    """The instance that has it; None when that is gone."""
+
+    @property
+    def place(self) -> str:
+        """Where it lies: ``zones/Z``."""
+        return f"zones/{self.zone}"
+
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Member:
@@ -132,6 +191,12 @@ class Member:
 
     name: str
     template: Template
+    zone: str
+    """Where its instance is, or is wanted."""
+    placed: bool = False
+    """Whether that is settled."""
+    machine_type: str = ""
+    """What a flexible group has taken for its instance."""
     preserved: dict[str, str] | None = None
     """Metadata of its per-instance configuration; None without one."""
     action: str = "CREATING"
@@ -145,10 +210,13 @@ class Member:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Group:
-    """A zonal managed instance group."""
+    """A managed instance group of a zone or a region."""
 
     name: str
-    zone: str
+    place: str
+    """Where it lies: ``zones/Z``, or ``regions/R``."""
+    zones: tuple[str, ...]
+    """Where its instances can be."""
     id: str
     created: str
     description: str
@@ -158,18 +226,53 @@ class Group:
     all_metadata: dict[str, str]
     all_labels: dict[str, str]
     repair: bool
+    shape: str = ""
+    """How a regional one spreads its instances: EVEN, BALANCED, ANY, ANY_SINGLE_ZONE."""
+    moves: bool = False
+    """Whether a repaired instance may come back in another zone."""
+    machine_types: tuple[str, ...] = ()
+    """What to take instead of the template's machine type, the best first."""
     settings: Json
     """Members of the resource that are kept and shown, but mean nothing here."""
     revision: int = 1
     members: dict[str, Member] = field(default_factory=dict)
+    spread: Counter[str] = field(default_factory=Counter)
+    """How many members have their place in which zone."""
     errors: deque[Json] = field(default_factory=lambda: deque(maxlen=1_000))
     deleting: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def settle(self, member: Member, zone: str) -> None:
+        """Give a member its zone, or another."""
+        if member.placed:
+            self.spread[member.zone] -= 1
+        member.zone, member.placed = zone, True
+        self.spread[zone] += 1
+
+    def forget(self, member: Member) -> None:
+        """Take a member out."""
+        if self.members.pop(member.name, None) is not None and member.placed:
+            self.spread[member.zone] -= 1
+
+    @property
+    def where(self) -> str:
+        """The name of its zone or region."""
+        return self.place.partition("/")[2]
+
+    @property
+    def regional(self) -> bool:
+        """Whether it is one of a region."""
+        return self.place.startswith("regions/")
+
+    @property
+    def region(self) -> str:
+        """The region that it lies in."""
+        return self.where if self.regional else catalog.region_of(self.where)
+
     @property
     def fingerprint(self) -> str:
         """Changes with whatever `patch` can change."""
-        seen = [self.revision, self.target_size, self.template.id, self.repair]
+        seen = [self.revision, self.target_size, self.template.id, self.repair, self.settings]
         return fingerprint(seen)
 
 
@@ -200,6 +303,9 @@ class State:
         self.instances: dict[tuple[str, str], Instance] = {}
         self.groups: dict[tuple[str, str], Group] = {}
         self.templates: dict[str, Template] = {}
+        self.disks: dict[tuple[str, str], Disk] = {}
+        self.gigabytes: Counter[tuple[str, str]] = Counter()
+        """The sizes of all disks together, by region and the quota that counts them."""
         self.addresses: dict[tuple[str, str], Address] = {}
         self.firewalls: dict[str, Json] = {}
         """The firewall rules by name, as Compute Engine shows them but for links."""
@@ -249,23 +355,19 @@ class State:
         for tell in list(self.changed):
             tell()
 
-    def path(
-        self, zone: str | None, collection: str, name: str, *, region: str | None = None
-    ) -> str:
+    def path(self, place: str, collection: str, name: str) -> str:
         """A resource's path, as error messages tell it: ``projects/p/zones/z/instances/i``."""
-        return f"projects/{self.project}/{scope(zone, region)}/{collection}/{name}"
+        return f"projects/{self.project}/{place}/{collection}/{name}"
 
-    def link(
-        self, zone: str | None, collection: str, name: str, *, region: str | None = None
-    ) -> str:
+    def link(self, place: str, collection: str, name: str) -> str:
         """A resource's URL."""
-        return f"{self.base}/{self.path(zone, collection, name, region=region)}"
+        return f"{self.base}/projects/{self.project}/{place}/{collection}/{name}"
 
     def template(self, name: str) -> Template:
         """The template of this name, or 404."""
         found = self.templates.get(name)
         if found is None:
-            raise not_found(self.path(None, "instanceTemplates", name))
+            raise not_found(self.path(GLOBAL, "instanceTemplates", name))
         return found
 
     def template_at(self, url: str, where: str) -> Template:
@@ -279,18 +381,11 @@ class State:
             raise invalid(where, url, "The URL is malformed.")
         return self.template(found[1])
 
-    def group(self, zone: str, name: str) -> Group:
-        """The group of this name, or 404."""
-        found = self.groups.get((zone, name))
-        if found is None:
-            raise not_found(self.path(zone, "instanceGroupManagers", name))
-        return found
-
     def instance(self, zone: str, name: str) -> Instance:
         """The instance of this name, or 404."""
         found = self.instances.get((zone, name))
         if found is None:
-            raise not_found(self.path(zone, "instances", name))
+            raise not_found(self.path(f"zones/{zone}", "instances", name))
         return found
 
     def instance_at(self, address: str) -> Instance | None:
@@ -316,8 +411,7 @@ class State:
 
     def group_of(self, instance: Instance) -> tuple[Group, Member] | None:
         """The group and the member that this instance belongs to."""
-        creator = instance.metadata.get("created-by", "")
-        group = self.groups.get((instance.zone, creator.rpartition("/")[2]))
+        group = instance.group
         member = group.members.get(instance.name) if group else None
         if group is None or member is None or member.instance is not instance:
             return None
@@ -342,6 +436,45 @@ class State:
         known = self._by_address.pop(instance.address, None)
         if known is not None and _as_number(instance.address) not in _SCATTERED_ADDRESSES:
             self._free_addresses.append(instance.address)
+
+    def add_disks(self, instance: Instance) -> None:
+        """Make the disks of a new instance."""
+        for (suffix, kind, size), wanted in zip(
+            disks_of(instance.properties), instance.properties["disks"], strict=True
+        ):
+            disk = Disk(
+                name=f"{instance.name}{suffix}",
+                zone=instance.zone,
+                id=new_id(),
+                created=now(),
+                size_gb=size,
+                type=kind,
+                image=wanted.get("initializeParams", {}).get("sourceImage", ""),
+                labels=dict(wanted.get("initializeParams", {}).get("labels") or {}),
+                auto_delete=bool(wanted.get("autoDelete", True)),
+                user=instance,
+            )
+            self.disks[disk.zone, disk.name] = disk
+            self._count(disk, disk.size_gb)
+
+    def release_disks(self, instance: Instance) -> None:
+        """Remove the disks that go with an instance; the others are nobody's from now on."""
+        for suffix, _, _ in disks_of(instance.properties):
+            disk = self.disks.get((instance.zone, f"{instance.name}{suffix}"))
+            if disk is None or disk.user is not instance:
+                continue
+            disk.user = None
+            if disk.auto_delete:
+                self.remove_disk(disk)
+
+    def remove_disk(self, disk: Disk) -> None:
+        """Forget a disk."""
+        del self.disks[disk.zone, disk.name]
+        self._count(disk, -disk.size_gb)
+
+    def _count(self, disk: Disk, size: int) -> None:
+        region = catalog.region_of(disk.zone)
+        self.gigabytes[region, catalog.disk_quota(disk.type)] += size
 
     def take_address(self) -> str:
         """A loopback address that no instance has: 127.1.0.1 and upward, freed ones later."""
@@ -419,11 +552,13 @@ class State:
         self.addresses = {(address.region, address.name): address for address in addresses}
 
 
-def scope(zone: str | None, region: str | None = None) -> str:
-    """Where a resource is, as paths tell it: ``zones/z``, ``regions/r`` or ``global``."""
-    if zone:
-        return f"zones/{zone}"
-    return f"regions/{region}" if region else "global"
+def disks_of(properties: Json) -> Iterator[tuple[str, str, int]]:
+    """The disks of such instances: what follows the instance's name, type, size in gigabytes."""
+    for number, wanted in enumerate(properties["disks"]):
+        parameters = wanted.get("initializeParams", {})
+        kind = str(parameters.get("diskType") or "pd-standard").rpartition("/")[2]
+        size = int(parameters.get("diskSizeGb") or wanted.get("diskSizeGb") or 10)
+        yield ("" if number == 0 else f"-{number}"), kind, size
 
 
 def check_name(where: str, name: object, pattern: str = NAME_PATTERN) -> str:
@@ -453,6 +588,12 @@ def already_exists(path: str) -> GoogleError:
     return GoogleError(409, "alreadyExists", f"The resource '{path}' already exists")
 
 
+def in_use(noun: str, path: str, user: str) -> GoogleError:
+    """400: something can't be deleted while something else needs it."""
+    message = f"The {noun} resource '{path}' is already being used by '{user}'"
+    return GoogleError(400, "resourceInUseByAnotherResource", message)
+
+
 def new_id() -> str:
     """A resource's id: uint64, as a string."""
     return str((1 << 60) + secrets.randbelow(7 << 60))
@@ -460,7 +601,12 @@ def new_id() -> str:
 
 def now() -> str:
     """This moment as Compute Engine writes it: RFC 3339 with milliseconds."""
-    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
+    return moment(time.time())
+
+
+def moment(seconds: float) -> str:
+    """A time since 1970 as Compute Engine writes it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def fingerprint(value: object) -> str:

@@ -172,6 +172,24 @@ class Vm:
         if self._ssh is not None:
             self._ssh.keys = authorized_keys(self._metadata.get("ssh-keys", ""))
 
+    async def suffer(self, fault: str, *, on: bool) -> None:
+        """Have a fault (``refuse-ssh``, ``hang-ssh``, ``disk-full``), or have it no more.
+
+        ``cut-ssh`` and ``kill-container`` are of the moment, and can't be ended.
+        """
+        match fault:
+            case "refuse-ssh":
+                self.refuse_ssh(on)
+            case "cut-ssh" if on:
+                self.cut_ssh()
+            case "kill-container" if on:
+                await self.kill_containers()
+
+    async def lose_power(self) -> None:
+        """End all that runs without a word to it; `shutdown` then does the rest."""
+        await self._guest.close()
+        await self.kill_containers()
+
     def refuse_ssh(self, refusing: bool) -> None:
         """A fault: close (or answer again) each new SSH connection."""
         if self._ssh is not None:
