@@ -1,10 +1,17 @@
-"""The one list of what can be done: footer, palette, help and keys are all made of it."""
+"""The one list of what can be done: keys, footer, palette, help and read-only are made of it.
 
+An action's `name` is that of a method `action_<name>` of the screens it is for, or of the app
+where it is for all. No terminal here: `keys` makes Textual's bindings of it.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final, Literal
 
-from textual.binding import Binding
+__all__ = ["ACTIONS", "MOVING", "Action", "Scope", "action_named", "actions_of"]
 
-__all__ = ["ACTIONS", "Action", "bindings"]
+type Scope = Literal["sweeps", "sweep", "experiment", "logs", "incidents"]
+"""A screen, as actions name it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,69 +19,307 @@ class Action:
     """Something that can be done with a key, from the palette, or both."""
 
     name: str
-    """Of the app's `action_` method."""
-    keys: str
+    key: str
+    """As Textual names keys; several with commas between; "" for the palette only."""
     label: str
+    """One word or two, for the footer."""
     help: str
+    scopes: tuple[Scope, ...] = ()
+    """The screens it is for; none means all."""
     in_footer: bool = True
     changes: bool = False
-    """Changes something in the cloud: refused when read-only."""
+    """Changes something in the cloud: not offered, and refused, when read-only."""
+
+    @property
+    def id(self) -> str:
+        """What the file of keys calls it: its name, after its screen where it is for one only."""
+        return f"{self.scopes[0]}.{self.name}" if len(self.scopes) == 1 else self.name
 
 
-ACTIONS = (
+_TABLES: Final[tuple[Scope, ...]] = ("sweeps", "sweep", "incidents")
+_ONES: Final[tuple[Scope, ...]] = ("sweep", "experiment")
+
+ACTIONS: Final = (
+    # ------------------------------------------------------------ where one is
+    Action(
+        name="back",
+        key="escape",
+        label="Back",
+        help="Back to where one came from; first out of a filter, then out of a choice of rows",
+        scopes=("sweep", "experiment", "logs", "incidents"),
+    ),
+    Action(
+        name="open",
+        key="enter",
+        label="Open",
+        help="Go in: the sweep's experiments, the experiment's facts",
+        scopes=("sweeps", "sweep"),
+    ),
+    # ---------------------------------------------------------------- sweeps
     Action(
         name="launch",
-        keys="l",
+        key="l",
         label="Launch",
-        help="Launch a sweep from a file; shows what it will create, and asks, before it does",
+        help="Launch a sweep; shows what it will create, and asks, before it does",
+        scopes=("sweeps",),
         changes=True,
     ),
     Action(
         name="cancel_sweep",
-        keys="c",
+        key="c",
         label="Cancel",
-        help="Cancel the selected sweep: its VMs go, its results stay",
+        help="Cancel the sweep: its VMs go, its results stay",
+        scopes=("sweeps",),
         changes=True,
     ),
     Action(
         name="delete_sweep",
-        keys="d",
+        key="d",
         label="Delete",
-        help="Delete the selected sweep with all its results",
+        help="Delete the sweep with all its results",
+        scopes=("sweeps",),
         changes=True,
     ),
-    Action(name="refresh", keys="r", label="Refresh", help="Look at the cloud now"),
+    # ----------------------------------------------------------- experiments
     Action(
-        name="zoom", keys="z", label="Zoom", help="Give the whole screen to one panel, or back"
+        name="logs",
+        key="o",
+        label="Log",
+        help="Open the log; of all chosen experiments, merged, where some are chosen",
+        scopes=_ONES,
     ),
     Action(
-        name="back",
-        keys="escape",
-        label="Back",
-        help="From the log to the experiments, from these to the sweeps",
+        name="all_logs",
+        key="O",
+        label="All logs",
+        help="Open the logs of all experiments that are shown, merged (64 at most)",
+        scopes=("sweep",),
         in_footer=False,
     ),
-    Action(name="help", keys="question_mark", label="Help", help="Show this"),
+    Action(
+        name="cancel",
+        key="c",
+        label="Cancel",
+        help="Cancel the chosen experiments, or the one with the cursor: their VMs go",
+        scopes=_ONES,
+        changes=True,
+    ),
+    Action(
+        name="rerun",
+        key="R",
+        label="Rerun",
+        help="Run the chosen experiments again that have ended, from their last checkpoint",
+        scopes=_ONES,
+        changes=True,
+    ),
+    Action(
+        name="restart",
+        key="x",
+        label="Restart",
+        help="Restart the container of the chosen experiments; the training goes on from its "
+        "last checkpoint",
+        scopes=_ONES,
+        changes=True,
+    ),
+    Action(
+        name="mark",
+        key="space",
+        label="Choose",
+        help="Choose this row, or no more; what is done next is done to all that are chosen",
+        scopes=("sweep",),
+    ),
+    Action(
+        name="mark_all",
+        key="a",
+        label="Choose all",
+        help="Choose all rows that are shown, or none",
+        scopes=("sweep",),
+        in_footer=False,
+    ),
+    Action(
+        name="previous",
+        key="left_square_bracket",
+        label="Previous",
+        help="The experiment before this one",
+        scopes=("experiment",),
+        in_footer=False,
+    ),
+    Action(
+        name="next",
+        key="right_square_bracket",
+        label="Next",
+        help="The experiment after this one",
+        scopes=("experiment",),
+        in_footer=False,
+    ),
+    Action(
+        name="copy_command",
+        key="y",
+        label="Copy command",
+        help="Copy the experiment's command to the clipboard",
+        scopes=_ONES,
+        in_footer=False,
+    ),
+    # ---------------------------------------------------------------- tables
+    Action(
+        name="filter",
+        key="slash",
+        label="Filter",
+        help="Show only rows with these words; column:text looks at one column, !word at others",
+        scopes=_TABLES,
+    ),
+    Action(
+        name="sort_next",
+        key="greater_than_sign",
+        label="Sort",
+        help="Order by the next column (a click on its title does it too)",
+        scopes=_TABLES,
+        in_footer=False,
+    ),
+    Action(
+        name="sort_previous",
+        key="less_than_sign",
+        label="Sort back",
+        help="Order by the column before",
+        scopes=_TABLES,
+        in_footer=False,
+    ),
+    Action(
+        name="sort_reverse",
+        key="I",
+        label="Reverse",
+        help="Order the other way round",
+        scopes=_TABLES,
+        in_footer=False,
+    ),
+    # ------------------------------------------------------------------ logs
+    Action(
+        name="follow",
+        key="f",
+        label="Follow",
+        help="Follow the end, or pause; scrolling up pauses too",
+        scopes=("logs",),
+    ),
+    Action(
+        name="search",
+        key="slash",
+        label="Search",
+        help="Mark what is searched for (a regular expression), and go there",
+        scopes=("logs",),
+    ),
+    Action(
+        name="find_next",
+        key="n",
+        label="Next",
+        help="The next place with what is searched for",
+        scopes=("logs",),
+        in_footer=False,
+    ),
+    Action(
+        name="find_previous",
+        key="N",
+        label="Previous",
+        help="The place before with what is searched for",
+        scopes=("logs",),
+        in_footer=False,
+    ),
+    Action(
+        name="filter_lines",
+        key="ampersand",
+        label="Filter",
+        help="Show only lines with this regular expression; after ! only those without",
+        scopes=("logs",),
+    ),
+    Action(
+        name="wrap",
+        key="w",
+        label="Wrap",
+        help="Wrap long lines, or cut them",
+        scopes=("logs",),
+    ),
+    Action(
+        name="times",
+        key="t",
+        label="Times",
+        help="Show when each line came, as far as the console was there",
+        scopes=("logs",),
+    ),
+    Action(
+        name="since",
+        key="S",
+        label="Since",
+        help="Show only lines that have come since then: 30s, 5m, 1h, or now",
+        scopes=("logs",),
+        in_footer=False,
+    ),
+    Action(
+        name="save",
+        key="s",
+        label="Save",
+        help="Save the lines that are shown to a file",
+        scopes=("logs",),
+    ),
+    Action(
+        name="copy_lines",
+        key="y",
+        label="Copy",
+        help="Copy the lines in sight to the clipboard",
+        scopes=("logs",),
+        in_footer=False,
+    ),
+    # ------------------------------------------------------------ everywhere
+    Action(
+        name="refresh",
+        key="r",
+        label="Refresh",
+        help="Look at the cloud now, or try to connect again",
+        in_footer=False,
+    ),
+    Action(
+        name="jobs",
+        key="J",
+        label="Jobs",
+        help="What goes on: how far it is; stop it",
+        in_footer=False,
+    ),
+    Action(name="show_sweeps", key="1", label="Sweeps", help="All sweeps", in_footer=False),
+    Action(
+        name="show_incidents",
+        key="2",
+        label="Incidents",
+        help="What was noticed, and what was told of it",
+        in_footer=False,
+    ),
+    Action(
+        name="palette",
+        key="ctrl+p",
+        label="Palette",
+        help="Find any action by its name, and the themes",
+    ),
+    Action(name="help", key="question_mark", label="Help", help="What this screen can do"),
     Action(
         name="leave",
-        keys="q",
+        key="q",
         label="Quit",
         help="Leave the console; whatever runs in the cloud runs on",
     ),
 )
+"""Everything that can be done, in the order of footer and help."""
+
+MOVING: Final[Mapping[str, str]] = {
+    "↑ ↓ PgUp PgDn": "Move; also j k, and g G for the first and the last",
+    "Tab": "The next part of the screen",
+    "Mouse": "Click a row, a title, a key in the footer; twice: open",
+}
+"""Keys that belong to no action."""
 
 
-def bindings() -> list[Binding]:
-    """The actions as the app's keys."""
-    return [
-        Binding(
-            action.keys,
-            action.name,
-            action.label,
-            show=action.in_footer,
-            tooltip=action.help,
-            id=action.name,
-            key_display="?" if action.name == "help" else None,
-        )
-        for action in ACTIONS
-    ]
+def actions_of(scope: Scope | str) -> tuple[Action, ...]:
+    """What can be done on a screen: what is for it, then what is for all."""
+    own = tuple(each for each in ACTIONS if scope in each.scopes)
+    return own + tuple(each for each in ACTIONS if not each.scopes)
+
+
+def action_named(name: str, scope: str) -> Action | None:
+    """The action of that name on a screen; None for what is no action of ours."""
+    return next((each for each in actions_of(scope) if each.name == name), None)

@@ -1,15 +1,13 @@
 """The console: keeps what the workers say, and gives it to the screens.
 
 Data flows one way: a worker asks the core and posts a message, the app keeps what it says, the
-screens show that. Nothing here waits for the cloud, and nothing of Google's is imported before
-the first paint.
+screen in view shows that. Nothing here waits for the cloud, and nothing of Google's is imported
+before the first paint.
 """
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from textual import on
 from textual.app import App, SystemCommand
@@ -17,27 +15,23 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
 
-from gcloud_ops.model import ExperimentStatus
 from gcloud_ops.text import one_line
 from sinergym_tui import messages, workers
-from sinergym_tui.actions import ACTIONS, bindings
+from sinergym_tui.actions import Action, action_named, actions_of
+from sinergym_tui.config import Config
 from sinergym_tui.fleet import Fleet, FleetView
+from sinergym_tui.jobs import Job
+from sinergym_tui.keys import bindings_of, key_text
 from sinergym_tui.loglines import LogFeed
-from sinergym_tui.rows import SweepState
 from sinergym_tui.screens.confirm import ConfirmScreen
-from sinergym_tui.screens.fleet import FleetScreen, Picture
-from sinergym_tui.screens.launch import LaunchScreen
+from sinergym_tui.screens.frame import ConsoleScreen
+from sinergym_tui.screens.sweeps import SweepsScreen
 from sinergym_tui.screens.text import TextScreen, help_text
-from sinergym_tui.widgets.live_table import LiveTable
-
-if TYPE_CHECKING:
-    from gcloud_ops.launching import LaunchPlan
 
 __all__ = ["Console"]
 
-_FLUSH = 0.1  # seconds between two paintings of a log that grows
-_SETTLE = 0.15  # seconds that the cursor rests on an experiment before its log is read
 _RETRY = 5.0  # seconds until the next try to connect
+_KEPT = 50  # jobs that have ended
 
 
 class Console(App[int]):
@@ -46,16 +40,17 @@ class Console(App[int]):
     Args:
         connect: Gets the fleet; called in a thread, after the first paint.
         read_only: Offer no changes (the fleet refuses them too).
-        folder: Where sweep files are looked for.
+        folder: Where sweep files are looked for, and logs are saved.
         interval: Seconds between two looks at the cloud.
+        config: Theme and keys.
     """
 
     TITLE = "sinergym-tui"
     ENABLE_COMMAND_PALETTE = True
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (150, "-wide")]  # noqa: RUF012  # as App has it
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012  # as App has it
     VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings(),
+        *bindings_of(),
         Binding("ctrl+q", "leave", "Quit", show=False, priority=True),
     ]
 
@@ -66,30 +61,36 @@ class Console(App[int]):
         read_only: bool = False,
         folder: Path | None = None,
         interval: float = 2.0,
+        config: Config | None = None,
     ) -> None:
         super().__init__()
         self._connect = connect
-        self._read_only = read_only
-        self._folder = folder or Path.cwd()
-        self._fleet: Fleet | None = None
-        self._fleet_screen = FleetScreen()
-        self._view = FleetView()
-        self._sweep = ""
-        self._awaited = ""
-        self._feed: LogFeed | None = None
-        self._flushed_at = 0.0
-        self._launching: set[str] = set()
-        self._said = "connecting …"
+        self._config = config or Config()
         self._gaze = workers.Gaze(interval)
+        self._awaited = ""
+        self._waiting: dict[Job, tuple[Callable[..., object] | None, ...]] = {}
+        self.read_only = read_only
+        self.folder = folder or Path.cwd()
+        self.fleet: Fleet | None = None
+        """None until the cloud is reached."""
+        self.view = FleetView()
+        """What is known of it."""
+        self.jobs: list[Job] = []
+        """The changes that this console has begun, the newest last."""
+        self.said = "connecting …"
+        """The newest event, in a sentence."""
 
     def get_default_screen(self) -> Screen[Any]:
-        """The fleet."""
-        return self._fleet_screen
+        """The sweeps."""
+        return SweepsScreen()
 
     def on_mount(self) -> None:
         """Paint first, then connect."""
-        self.set_interval(1.0, self._paint)
-        self._paint()
+        if self._config.theme:
+            self.theme = self._config.theme
+        if self._config.keys:
+            self.set_keymap(dict(self._config.keys))
+        self.set_interval(1.0, self.repaint)
         self.call_after_refresh(self._start_connecting)
 
     def on_unmount(self) -> None:
@@ -98,14 +99,17 @@ class Console(App[int]):
 
     def _stop_threads(self) -> None:
         self._gaze.stop()
-        if self._feed is not None:
-            self._feed.stop.set()
+        for job in (*self.jobs, *self._waiting):
+            job.stop.set()
+        for screen in self.screen_stack:
+            if (feed := getattr(screen, "feed", None)) is not None:
+                feed.stop.set()
 
     # ----------------------------------------------------------------- connect
 
     def _start_connecting(self) -> None:
-        if self._fleet is None and not self._gaze.stopped.is_set():
-            self._work("cloud", lambda: workers.connect_to_cloud(self._connect, self._post))
+        if self.fleet is None and not self._gaze.stopped.is_set():
+            self._thread("cloud", lambda: workers.connect_to_cloud(self._connect, self._post))
 
     @on(messages.ConnectAdvanced)
     def _tell_step(self, message: messages.ConnectAdvanced) -> None:
@@ -114,229 +118,266 @@ class Console(App[int]):
     @on(messages.ConnectFailed)
     def _tell_no_connection(self, message: messages.ConnectFailed) -> None:
         again = f"trying again in {_RETRY:.0f} s" if message.may_pass else "r tries again"
-        self._view = FleetView(trouble=f"{message.reason} - {again}")
-        self._paint()
+        self.view = FleetView(trouble=f"{message.reason} - {again}")
+        self.repaint()
         if message.may_pass:
             self.set_timer(_RETRY, self._start_connecting)
 
     @on(messages.Connected)
     def _begin_to_watch(self, message: messages.Connected) -> None:
-        self._fleet = message.fleet
-        self._view = FleetView()
+        fleet = self.fleet = message.fleet
+        self.view = FleetView()
         self._say("looking for sweeps …")
-        self.refresh_bindings()
-        self._work("cloud", lambda: workers.watch_fleet(message.fleet, self._gaze, self._post))
+        self._thread("cloud", lambda: workers.watch_fleet(fleet, self._gaze, self._post))
+
+    @property
+    def where(self) -> str:
+        """Which cloud this is."""
+        mode = "read-only · " if self.read_only else ""
+        if self.fleet is None:
+            return f"{mode}not connected"
+        settings = self.fleet.settings
+        project = settings.project or "default project"
+        return one_line(f"{mode}{project} · {settings.zone}")
 
     # -------------------------------------------------------------------- look
 
     @on(messages.FleetObserved)
     def _take_view(self, message: messages.FleetObserved) -> None:
-        if self._view.taken is None and message.view.taken is not None:
-            self._said = ""
-        self._view = message.view
-        self._paint()
+        if self.view.taken is None and message.view.taken is not None:
+            self.said = ""
+        self.view = message.view
+        self.repaint()
 
-    def _paint(self) -> None:
-        """Show what is known, as it is now."""
-        if not self._fleet_screen.is_mounted or not self._fleet_screen.is_attached:
-            return
-        awaited = self._awaited if self._view.sweep(self._awaited) else ""
-        if awaited:
-            self._awaited = ""
-        picture = Picture(
-            view=self._view,
-            sweep=self._sweep,
-            where=self._where(),
-            said=self._said,
-            empty="no sweeps yet: l launches one" if self._view.taken else self._said,
-            now=datetime.now(UTC),
-        )
-        self._fleet_screen.show(picture, select=awaited)
+    def repaint(self) -> None:
+        """Show what is known, as it is now, on the screen in view."""
+        if isinstance(screen := self.screen, ConsoleScreen):
+            screen.repaint()
+            self.look_closely()
 
-    def _where(self) -> str:
-        mode = " · read-only" if self._read_only else ""
-        if self._fleet is None:
-            return f"sinergym-tui{mode}"
-        settings = self._fleet.settings
-        cloud = "" if settings.is_google else f" at {settings.endpoint}"
-        project = settings.project or "default project"
-        return one_line(f"sinergym-tui{mode} · {project}{cloud} · {settings.zone}")
+    def look_closely(self) -> None:
+        """Turn the poller to the sweep in view."""
+        if isinstance(screen := self.screen, ConsoleScreen) and screen.is_mounted:
+            self._gaze.turn_to(screen.sweep)
 
-    def _say(self, sentence: str) -> None:
-        self._said = one_line(sentence, limit=600)
-        self._paint()
+    def await_sweep(self, name: str) -> None:
+        """Go to a sweep as soon as it is there, if nobody has gone elsewhere meanwhile."""
+        self._awaited = name
 
-    @on(LiveTable.Highlighted, "#sweeps")
-    def _select_sweep(self, message: LiveTable.Highlighted) -> None:
-        self._sweep = message.key
-        self._gaze.turn_to(message.key)
-        self.refresh_bindings()
-        self._paint()
+    # -------------------------------------------------------------------- logs
 
-    # --------------------------------------------------------------------- log
-
-    @on(LiveTable.Highlighted, "#experiments")
-    def _select_experiment(self, message: LiveTable.Highlighted) -> None:
-        if self._feed is not None:
-            self._feed.stop.set()
-        self._feed = feed = LogFeed(message.key)
-        self._fleet_screen.log_view.clear("no line yet" if message.key else "")
-        self._paint()
-        if message.key:
-            self.set_timer(_SETTLE, lambda: self._start_reading(feed))
-
-    def _start_reading(self, feed: LogFeed) -> None:
-        fleet, sweep = self._fleet, self._sweep
-        if fleet is not None and not feed.stop.is_set():
-            self._work("log", lambda: workers.read_log(fleet, sweep, feed, self._post))
+    def read_logs(self, sweep: str, feed: LogFeed) -> None:
+        """Fill a feed until it is stopped."""
+        if (fleet := self.fleet) is not None:
+            work = lambda: workers.read_logs(fleet, sweep, feed, self._post)  # noqa: E731
+            self.run_worker(work, group="logs", thread=True, exit_on_error=False)
 
     @on(messages.LogArrived)
-    def _schedule_log(self, message: messages.LogArrived) -> None:
-        """At most ten paintings a second: a flush costs, not a line."""
-        due_in = _FLUSH - (monotonic() - self._flushed_at)
-        if due_in <= 0:
-            self._show_log(message.feed)
-        else:
-            self.set_timer(due_in, lambda: self._show_log(message.feed))
+    def _show_log(self, message: messages.LogArrived) -> None:
+        from sinergym_tui.screens.logs import LogsScreen
 
-    def _show_log(self, feed: LogFeed) -> None:
-        if feed is self._feed:
-            self._flushed_at = monotonic()
-            self._fleet_screen.log_view.append(feed.take())
+        for screen in self.screen_stack:
+            if isinstance(screen, LogsScreen):
+                screen.take_lines(message)
 
-    # ------------------------------------------------------------------ launch
+    # -------------------------------------------------------------------- jobs
 
-    def action_launch(self) -> None:
-        """Ask for a sweep file."""
-        self.push_screen(LaunchScreen(self._folder), self._launch)
+    def start[T](
+        self,
+        job: Job,
+        work: workers.FleetWork[T],
+        *,
+        then: Callable[[T], object] | None = None,
+        otherwise: Callable[[str], object] | None = None,
+    ) -> Job:
+        """Do something in a thread; what comes of it is told here, in the app.
 
-    @on(messages.PlanRequested)
-    def _start_planning(self, message: messages.PlanRequested) -> None:
-        if (fleet := self._fleet) is not None:
-            self._work("plan", lambda: workers.make_plan(fleet, message, self._post))
+        Args:
+            job: What it is.
+            work: Gets the fleet, and a `tell` for its steps; must touch no widget.
+            then: Called with its result.
+            otherwise: Called with the reason where it fails; None: a change that failed is told
+                in a window, a look that failed in the line of events.
+        """
+        fleet = self.fleet
+        if fleet is None:
+            self.tell("not connected yet", "warning")
+            return job
+        if job.group:
+            for other in self._waiting:
+                if other.group == job.group:
+                    other.stop.set()
+        if job.is_change:
+            self.jobs = [*self.jobs[-_KEPT:], job]
+            self._say(f"{job.title}: …")
+        self._waiting[job] = (then, otherwise)
+        self._thread(
+            f"job {job.number}",
+            lambda: workers.do_job(job, lambda tell: work(fleet, tell), self._post),
+        )
+        return job
 
-    @on(messages.PlanMade)
-    def _show_plan(self, message: messages.PlanMade) -> None:
-        if isinstance(self.screen, LaunchScreen):
-            self.screen.show_plan(message.asked, message.plan)
+    @on(messages.JobAdvanced)
+    def _tell_progress(self, message: messages.JobAdvanced) -> None:
+        job = message.job
+        job.sentence = one_line(message.sentence)
+        if job.is_change:
+            self._say(f"{job.sweep or job.title}: {job.sentence}")
+            if job.sweep and self.view.sweep(job.sweep) is None:
+                self._gaze.look_now()
 
-    @on(messages.PlanFailed)
-    def _show_plan_trouble(self, message: messages.PlanFailed) -> None:
-        if isinstance(self.screen, LaunchScreen):
-            self.screen.show_trouble(message.asked, message.reason)
+    @on(messages.JobEnded)
+    def _tell_end(self, message: messages.JobEnded) -> None:
+        job = message.job
+        job.state = "done"
+        then, _ = self._waiting.pop(job, (None, None))
+        if job.is_change:
+            job.sentence = one_line(str(message.result or job.sentence))
+            self._say(f"{job.sweep or job.title}: {job.sentence}")
+            self._gaze.look_now()
+        # Of a group only the newest counts: an older one that ended late is dropped.
+        if then is not None and not job.stop.is_set():
+            then(message.result)
 
-    def _launch(self, plan: "LaunchPlan | None") -> None:
-        fleet = self._fleet
-        if plan is None or fleet is None:
+    @on(messages.JobFailed)
+    def _tell_failure(self, message: messages.JobFailed) -> None:
+        job = message.job
+        job.state, job.sentence = "failed", message.reason
+        _, otherwise = self._waiting.pop(job, (None, None))
+        if job.stop.is_set() and not job.is_change:
             return
-        name = plan.sweep.name
-        self._launching.add(name)
-        self._awaited = name
-        self._say(f"{name}: launching …")
-        self._work(f"launch {name}", lambda: workers.launch_sweep(fleet, plan, self._post))
-
-    @on(messages.LaunchAdvanced)
-    def _tell_launch(self, message: messages.LaunchAdvanced) -> None:
-        self._say(f"{message.sweep}: {message.sentence}")
-        if self._view.sweep(message.sweep) is None:
+        if otherwise is not None:
+            otherwise(message.reason)
+            return
+        self._say(f"{job.title} failed: {message.reason}")
+        if job.is_change:
+            self.push_screen(TextScreen(one_line(f"{job.title}: failed"), message.reason))
             self._gaze.look_now()
 
-    @on(messages.LaunchEnded)
-    def _tell_launched(self, message: messages.LaunchEnded) -> None:
-        self._launching.discard(message.sweep)
-        self._say(f"{message.sweep}: {message.sentence}")
-        self._gaze.look_now()
+    @on(messages.JobStopped)
+    def _tell_stop(self, message: messages.JobStopped) -> None:
+        job = message.job
+        job.state = "stopped"
+        self._waiting.pop(job, None)
+        if job.is_change:
+            job.sentence = "stopped; asked for again, it goes on"
+            self._say(f"{job.title}: {job.sentence}")
+            self._gaze.look_now()
 
-    # ------------------------------------------------------------------ change
+    # ------------------------------------------------------------------- telling
 
-    def action_cancel_sweep(self) -> None:
-        """Ask, then cancel the selected sweep."""
-        if state := self._view.sweep(self._sweep):
-            touches = [
-                *_instances_line(state),
-                f"{_unfinished(state)} unfinished experiments are marked as cancelled",
-                "what has finished, and all results, stay in the bucket",
-            ]
-            self._ask_to_change(state, "cancel", f"Cancel sweep {state.name}?", touches)
+    def _say(self, sentence: str) -> None:
+        self.said = one_line(sentence, limit=600)
+        self.repaint()
 
-    def action_delete_sweep(self) -> None:
-        """Ask, then delete the selected sweep."""
-        if state := self._view.sweep(self._sweep):
-            bucket = f"gs://{state.snapshot.bucket}/" if state.snapshot else ""
-            touches = [
-                *_instances_line(state),
-                f"everything in {bucket}{state.name}/ goes: manifest, records, logs, models, "
-                "TensorBoard files",
-            ]
-            self._ask_to_change(state, "delete", f"Delete sweep {state.name} for good?", touches)
-
-    def _ask_to_change(
-        self, state: SweepState, verb: str, question: str, touches: list[str]
+    def tell(
+        self, sentence: str, severity: Literal["information", "warning", "error"] = "information"
     ) -> None:
-        name = state.name
+        """Say something in a corner for a while; nothing in it is read as markup."""
+        self.notify(one_line(sentence, limit=600), severity=severity, markup=False)
 
-        def begin(sure: bool | None) -> None:
-            if sure and (fleet := self._fleet) is not None:
-                self._say(f"{name}: {verb} …")
-                self._work(
-                    f"change {name}",
-                    lambda: workers.change_sweep(fleet, name, verb, self._post),
-                )
+    def copy(self, text: str, what: str) -> None:
+        """Put text into the clipboard, as far as the terminal lets us."""
+        self.copy_to_clipboard(text)
+        self.tell(f"copied: {what}")
 
-        screen = ConfirmScreen(
-            one_line(question),
-            [one_line(line) for line in touches],
-            yes=f"{verb.capitalize()} the sweep",
-            typed=name if state.has_instances else "",
-        )
-        self.push_screen(screen, begin)
+    # ----------------------------------------------------------------- actions
 
-    @on(messages.SweepChangeAdvanced)
-    def _tell_change(self, message: messages.SweepChangeAdvanced) -> None:
-        self._say(f"{message.sweep}: {message.step}")
+    def key_of(self, action: Action) -> str:
+        """The key of an action, as people know it."""
+        return key_text(self._config.keys.get(action.id, action.key))
 
-    @on(messages.SweepChanged)
-    def _tell_changed(self, message: messages.SweepChanged) -> None:
-        self._say(f"{message.sweep}: {message.sentence}")
-        self._gaze.look_now()
+    def is_refused(self, action: Action) -> bool:
+        """Whether it is not offered at all."""
+        return action.changes and self.read_only
 
-    @on(messages.SweepChangeFailed)
-    def _tell_not_changed(self, message: messages.SweepChangeFailed) -> None:
-        self._launching.discard(message.sweep)
-        self._say(f"{message.sweep}: {message.verb} failed: {message.reason}")
-        title = f"{message.verb.capitalize()} of sweep {one_line(message.sweep)} failed"
-        self.push_screen(TextScreen(title, message.reason))
-        self._gaze.look_now()
+    def possible(self, action: Action, screen: ConsoleScreen) -> bool | None:
+        """Whether an action can be done now: None: not now, False: not offered."""
+        if self.is_refused(action):
+            return False
+        if action.changes and self.fleet is None:
+            return None
+        return screen.can(action.name) if action.scopes else True
 
-    # ------------------------------------------------------------------- other
+    async def do(self, name: str) -> None:
+        """Do an action of the screen in view, or of all screens, by its name."""
+        screen = self.screen
+        known = action_named(name, screen.SCOPE) if isinstance(screen, ConsoleScreen) else None
+        if known is not None:
+            await self.run_action(f"{'screen' if known.scopes else 'app'}.{name}")
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """The palette: all that can be done now, then Textual's own commands."""
+        if isinstance(screen, ConsoleScreen):
+            for action in actions_of(screen.SCOPE):
+                if action.name != "palette" and self.possible(action, screen):
+                    title = (
+                        f"{action.label} ({self.key_of(action)})" if action.key else action.label
+                    )
+                    yield SystemCommand(title, action.help, self._doing(action.name))
+        for command in super().get_system_commands(screen):
+            if command.title not in {"Quit", "Keys", "Maximize", "Minimize"}:
+                yield command
+
+    def _doing(self, name: str) -> Callable[[], None]:
+        def begin() -> None:
+            self.call_next(self.do, name)
+
+        return begin
+
+    def action_palette(self) -> None:
+        """Find an action by its name."""
+        self.action_command_palette()
+
+    def action_help(self) -> None:
+        """What the screen in view can do."""
+        if isinstance(screen := self.screen, ConsoleScreen):
+            text = help_text(self, screen.SCOPE)
+            self.push_screen(TextScreen(f"Keys · {screen.SCOPE}", text))
+
+    def action_jobs(self) -> None:
+        """What goes on."""
+        from sinergym_tui.screens.jobs import JobsScreen
+
+        self.push_screen(JobsScreen())
 
     def action_refresh(self) -> None:
         """Look now; or try to connect again."""
         self._start_connecting()
         self._gaze.look_now()
 
-    def action_zoom(self) -> None:
-        """The focused panel fills the screen, or does no more."""
-        self._fleet_screen.zoom()
+    def go_back(self) -> None:
+        """To the screen that this one was opened from."""
+        if len(self.screen_stack) > 1:
+            self.pop_screen()
 
-    async def action_back(self) -> None:
-        """One panel back, and out of the zoom."""
-        self._fleet_screen.back()
+    def action_show_sweeps(self) -> None:
+        """All sweeps."""
+        while len(self.screen_stack) > 1 and isinstance(self.screen, ConsoleScreen):
+            self.pop_screen()
 
-    def action_help(self) -> None:
-        """All keys."""
-        self.push_screen(TextScreen("Keys", help_text()))
+    def action_show_incidents(self) -> None:
+        """Incidents."""
+        from sinergym_tui.screens.incidents import IncidentsScreen
+
+        self.go_to(IncidentsScreen)
+
+    def go_to(self, place: type[ConsoleScreen]) -> None:
+        """Open a place of the console that is reached from everywhere."""
+        if not isinstance(self.screen, place):
+            self.action_show_sweeps()
+            self.push_screen(place())
 
     def action_leave(self) -> None:
-        """Leave; ask where that would leave experiments without their command."""
-        if not self._launching:
+        """Leave; ask where that would leave a change half-way."""
+        running = [job for job in self.jobs if not job.is_over]
+        if not running:
             self._leave(True)
             return
         touches = [
-            f"sweep {name}: VMs that have no command yet would get none from here"
-            for name in sorted(self._launching)
+            f"{job.title}: it stops half-way; asked for again, it goes on" for job in running
         ]
-        question = "Leave while a launch is under way?"
+        question = "Leave while a change is under way?"
         self.push_screen(ConfirmScreen(question, touches, yes="Leave", no="Stay"), self._leave)
 
     def _leave(self, sure: bool | None) -> None:
@@ -344,43 +385,12 @@ class Console(App[int]):
             self._stop_threads()
             self.exit(0)
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
-        """Grey out what can't be done now."""
-        known = next((each for each in ACTIONS if each.name == action), None)
-        if known is None or not known.changes:
-            return True
-        if self._read_only or self._fleet is None:
-            return None
-        return None if action != "launch" and not self._sweep else True
-
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The palette: Textual's commands, and all of ours that can be done now."""
-        for command in super().get_system_commands(screen):
-            if command.title not in {"Quit", "Keys", "Maximize", "Minimize"}:
-                yield command
-        for each in ACTIONS:
-            if self.check_action(each.name, ()):
-                yield SystemCommand(each.label, each.help, getattr(self, f"action_{each.name}"))
+    # ----------------------------------------------------------------- threads
 
     def _post(self, message: Message) -> None:
         """From a thread: tell the app, unless it is going."""
         if not self._gaze.stopped.is_set():
             self.post_message(message)
 
-    def _work(self, group: str, work: Callable[[], None]) -> None:
+    def _thread(self, group: str, work: Callable[[], None]) -> None:
         self.run_worker(work, group=group, thread=True, exclusive=True, exit_on_error=False)
-
-
-def _unfinished(state: SweepState) -> int:
-    if state.snapshot is None:
-        return state.summary.experiments
-    return sum(
-        not row.status.is_final or row.status is ExperimentStatus.LOST
-        for row in state.snapshot.rows
-    )
-
-
-def _instances_line(state: SweepState) -> list[str]:
-    if not state.has_instances:
-        return []
-    return [f"its instance group with {state.instances} VMs is removed"]

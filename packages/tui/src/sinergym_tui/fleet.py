@@ -1,41 +1,46 @@
-"""The core of the console, without a terminal: looks at the fleet, and changes it when asked.
+"""The core of the console, without a terminal: looks at the fleet.
 
-    observe   one frozen `FleetView` after the other: the sweeps, and the selected one closely
-    plan      read a sweep file and check everything; creates nothing
-    launch    events until every experiment has its command
-    cancel, delete
-    follow    an experiment's log, from its history to live
+    observe        one frozen `FleetView` after the other: all sweeps, and the selected one closely
+    examine        what is asked of one experiment only while it is looked at
+    notices        incidents, and what the local cloud has sent
+    follow         logs, from their history to live
 
 One thread calls `observe`. A look that fails gives the last view again, with the trouble's reason
-and the old time: what was seen stays to be seen. All changes are refused in a read-only fleet.
+and the old time: what was seen stays to be seen. Changes are in `changes`, and each of them asks
+`for_change` here first, which refuses all where the fleet is read-only.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, NotFound, Unavailable
-from gcloud_ops.model import Snapshot, SweepSummary
+from gcloud_ops.model import Instance, Snapshot, SweepSummary
 from gcloud_ops.text import one_line
-from sinergym_tui.rows import SweepState
+from sinergym_tui.trails import Trail, follow_trails
+from sinergym_tui.views.experiment import Extras, curve_of
+from sinergym_tui.views.incidents import Notice, incident_notice, message_notice
+from sinergym_tui.views.sweeps import Facts, SweepState, facts_of
 
 if TYPE_CHECKING:
     from gcloud_ops.clients import Clients
-    from gcloud_ops.launching import LaunchEvent, LaunchPlan
     from gcloud_ops.logs import LogChunk
     from gcloud_ops.settings import Settings
     from gcloud_ops.sweeps import SweepWatch
 
-__all__ = ["Fleet", "FleetView", "describe", "explain"]
+__all__ = ["MOST_LOGS", "Fleet", "FleetView", "explain"]
+
+MOST_LOGS = 64
+"""Logs that are read at once, at most."""
 
 _LISTED_EVERY = 4.0  # seconds between two listings of all sweeps
-_LOG_LINES = 20_000  # of a log's history
-_LOG_RETRY = 2.0  # seconds until the next try to read a log when the cloud doesn't answer
 _OTHERS_EVERY = 6.0  # seconds between two looks at a running sweep that isn't selected
+_ADDRESSES_EVERY = 20.0  # seconds between two listings of the selected sweep's instances
+_LOG_LINES = 20_000  # of the histories of all logs that are read together
+_LOG_RETRY = 2.0  # seconds until the next try to read a log when the cloud doesn't answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +58,6 @@ class FleetView:
     trouble: str = ""
     """Why the newest look failed; "" when it didn't."""
 
-    @property
-    def snapshot(self) -> Snapshot | None:
-        """The selected sweep."""
-        state = self.sweep(self.selected)
-        return state.snapshot if state else None
-
     def sweep(self, name: str) -> SweepState | None:
         """The sweep of that name."""
         return next((state for state in self.sweeps if state.name == name), None)
@@ -71,6 +70,10 @@ class _Looked:
     created: datetime | None
     watch: "SweepWatch | None" = None
     snapshot: Snapshot | None = None
+    facts: Facts | None = None
+    trails: Mapping[str, Trail] = field(default_factory=dict)
+    instances: Mapping[str, Instance] = field(default_factory=dict)
+    instances_at: float = float("-inf")
     trouble: str = ""
     at: float = float("-inf")
 
@@ -114,6 +117,27 @@ class Fleet:
         """Which cloud this is."""
         return self._clients.settings
 
+    @property
+    def clients(self) -> "Clients":
+        """The cloud, for looking; who changes something takes `for_change`."""
+        return self._clients
+
+    def for_change(self, what: str) -> "Clients":
+        """The cloud, for changing something.
+
+        Args:
+            what: The change, as in "can't {what}".
+
+        Raises:
+            InvalidRequest: The fleet is read-only.
+        """
+        if self.read_only:
+            raise InvalidRequest(
+                f"can't {what}: the console is read-only",
+                hint="start sinergym-tui without --read-only",
+            )
+        return self._clients
+
     # -------------------------------------------------------------------- look
 
     def observe(self, selected: str = "", *, afresh: bool = False) -> FleetView:
@@ -148,7 +172,7 @@ class Fleet:
         names = [summary.name for summary in self._summaries]
         name = selected if selected in names else (names[0] if names else "")
         if name:
-            self._look_at(name)
+            self._look_at(name, closely=True)
         if other := self._most_in_need_of_a_look(besides=name, now=now):
             self._look_at(other)
         return tuple(map(self._state, self._summaries)), name
@@ -162,7 +186,7 @@ class Fleet:
                 looked = _Looked(created=summary.created)
             elif looked.is_over and summary.group is not None:
                 looked.at = float("-inf")
-                looked.snapshot = None
+                looked.snapshot = looked.facts = None
             kept[summary.name] = looked
         self._looked = kept
 
@@ -178,83 +202,104 @@ class Fleet:
         ]
         return min(due)[1] if due else None
 
-    def _look_at(self, name: str) -> None:
+    def _look_at(self, name: str, *, closely: bool = False) -> None:
         from gcloud_ops.sweeps import SweepWatch
 
         looked = self._looked[name]
         looked.at = time.monotonic()
         try:
             looked.watch = looked.watch or SweepWatch(name, self._clients)
-            looked.snapshot = looked.watch.refresh()
-            looked.trouble = ""
+            seen = looked.watch.refresh()
         except (InvalidRequest, NotFound) as error:
             # One broken manifest, or one deleted since the listing, hides no other sweep.
             looked.trouble = explain(error)
+            return
+        looked.trouble = ""
+        looked.trails = follow_trails(looked.trails, seen)
+        looked.snapshot, looked.facts = seen, facts_of(seen)
+        if closely:
+            self._look_for_addresses(looked, seen)
+
+    def _look_for_addresses(self, looked: _Looked, seen: Snapshot) -> None:
+        if not seen.group_exists or looked.at - looked.instances_at < _ADDRESSES_EVERY:
+            return
+        from gcloud_ops import instances
+
+        looked.instances_at = looked.at
+        zone = seen.manifest.zone
+        found = instances.list_instances(self._clients, group=seen.name, zone=zone)
+        looked.instances = {instance.name: instance for instance in found}
 
     def _state(self, summary: SweepSummary) -> SweepState:
         looked = self._looked[summary.name]
-        return SweepState(summary=summary, snapshot=looked.snapshot, trouble=looked.trouble)
+        return SweepState(
+            summary=summary,
+            snapshot=looked.snapshot,
+            facts=looked.facts,
+            trails=looked.trails,
+            instances=looked.instances,
+            trouble=looked.trouble,
+        )
 
-    # ------------------------------------------------------------------ change
+    # ----------------------------------------------------------------- examine
 
-    def plan(self, file: Path, *, name: str | None = None) -> "LaunchPlan":
-        """Read a sweep file and check all that a launch needs; creates nothing.
+    def examine(self, sweep: str, experiment: str) -> Extras:
+        """What is in the bucket of an experiment, and how its reward went; two or three calls.
+
+        What can't be told is left out, and `trouble` says why.
+        """
+        from gcloud_ops import objects
+
+        bucket = self.settings.bucket_name
+        folder = f"{sweep}/{experiment}/output/"
+        try:
+            found = objects.list_objects(self._clients, bucket, folder)
+            outputs = tuple((entry.name.removeprefix(folder), entry.size) for entry in found)
+            table = next((name for name, _ in outputs if name == "progress.csv"), None)
+            curve = None
+            if table is not None:
+                content, _ = objects.read_object(
+                    self._clients, bucket, folder + table, resource=f"{experiment}: {table}"
+                )
+                curve = curve_of(content)
+        except GcloudOpsError as error:
+            return Extras(trouble=explain(error))
+        return Extras(outputs=outputs, curve=curve)
+
+    def notices(self) -> tuple[Notice, ...]:
+        """The incidents of our policies, and what the local cloud has sent, the newest first.
 
         Raises:
-            GcloudOpsError: The file isn't right, or the cloud has an objection.
+            GcloudOpsError: Monitoring can't be asked.
         """
-        from gcloud_ops import launching
-        from gcloud_ops.sweepfile import read_sweep
+        from gcloud_ops.alerts import incidents
 
-        self._refuse_if_read_only("launch a sweep")
-        return launching.plan(read_sweep(file.expanduser(), name=name), self._clients)
-
-    def launch(self, planned: "LaunchPlan") -> "Iterator[LaunchEvent]":
-        """Do what the plan says; see `gcloud_ops.sweeps.launch`."""
-        from gcloud_ops import launching
-
-        self._refuse_if_read_only("launch a sweep")
-        return launching.launch(planned, self._clients)
-
-    def cancel(self, name: str, *, on_step: Callable[[str], None]) -> Snapshot:
-        """Take away the sweep's instances; see `gcloud_ops.sweeps.cancel`."""
-        from gcloud_ops import sweeps
-
-        self._refuse_if_read_only(f"cancel sweep {name}")
-        return sweeps.cancel(name, self._clients, on_step=on_step)
-
-    def delete(self, name: str, *, on_step: Callable[[str], None]) -> int:
-        """Remove the sweep with its results; returns how many objects those were."""
-        from gcloud_ops import sweeps
-
-        self._refuse_if_read_only(f"delete sweep {name}")
-        return sweeps.delete(name, self._clients, force=True, on_step=on_step)
-
-    def _refuse_if_read_only(self, what: str) -> None:
-        if self.read_only:
-            raise InvalidRequest(
-                f"can't {what}: the console is read-only",
-                hint="start sinergym-tui without --read-only",
-            )
+        if not self.settings.has_monitoring:
+            return ()
+        found = [incident_notice(one) for one in incidents.list_incidents(self._clients)]
+        if self.settings.endpoint is not None:
+            messages = incidents.inbox(self.settings.endpoint)
+            found += [message_notice(one, number) for number, one in enumerate(messages)]
+        never = datetime.min.replace(tzinfo=UTC)
+        return tuple(sorted(found, key=lambda one: one.at or never, reverse=True))
 
     # --------------------------------------------------------------------- log
 
     def follow(
-        self, sweep: str, experiment: str, *, stop: threading.Event
+        self, sweep: str, experiments: Sequence[str], *, stop: threading.Event
     ) -> "Iterator[LogChunk]":
-        """The experiment's log: its last 20,000 lines, then what comes, until `stop` is set.
+        """Logs of some experiments: their last 20,000 lines, then what comes, until `stop` is set.
 
         Raises:
             GcloudOpsError: There is no such log, or the bucket refused.
         """
         from gcloud_ops import logs
 
+        tail = max(200, _LOG_LINES // max(1, len(experiments)))
         has_begun = False
         while not stop.is_set():
             try:
-                for chunk in logs.follow(
-                    sweep, self._clients, [experiment], tail=_LOG_LINES, stop=stop
-                ):
+                for chunk in logs.follow(sweep, self._clients, experiments, tail=tail, stop=stop):
                     has_begun = True
                     yield chunk
             except Unavailable:
@@ -270,36 +315,3 @@ def explain(error: Exception) -> str:
     if isinstance(error, GcloudOpsError):
         return one_line(str(error), limit=600)
     return one_line(f"{type(error).__name__}: {error}", limit=600)
-
-
-def describe(event: "LaunchEvent") -> str:
-    """A launch's event as the end of a sentence that begins with the sweep's name."""
-    from gcloud_ops import launching
-
-    match event:
-        case launching.BucketMade():
-            text = f"bucket {event.bucket} is made ({event.location})"
-        case launching.GroupMade():
-            text = f"the instance group is there, in {event.zone}"
-        case launching.InstancesRequested():
-            text = f"{event.count} instances are asked for"
-        case launching.InstanceUp():
-            text = f"{event.experiment} is up"
-        case launching.Waiting():
-            text = "waiting for " + "; ".join(
-                f"{reason} ({count})" for reason, count in event.reasons.items()
-            )
-            text = text if event.reasons else "nothing is waited for any more"
-        case launching.CommandSent():
-            text = f"{event.experiment} has its command"
-        case launching.DispatchFailed():
-            text = f"{event.experiment} got no command: {event.error}"
-        case launching.Stalled():
-            text = f"nothing has moved for {event.seconds:.0f} s, so the launch stops waiting"
-        case launching.GroupGone():
-            text = "the instance group is gone: the sweep was cancelled"
-        case launching.Launched():
-            text = f"launched: {event.sent} have their command"
-            text += f", {event.failed} failed" if event.failed else ""
-            text += f", {event.waiting} still wait" if event.waiting else ""
-    return one_line(text)

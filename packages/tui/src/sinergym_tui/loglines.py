@@ -1,20 +1,22 @@
-"""A log's bytes made into lines that are safe to show; no terminal here.
+"""Logs' bytes made into lines that are safe to show; no terminal here.
 
 Cleaned once, where they enter: no escape sequence, control character or broken UTF-8 goes further.
 """
 
 import threading
 from collections import deque
+from typing import Final
 
 from gcloud_ops.text import clean
+from sinergym_tui.views.logbook import LogLine
 
-__all__ = ["LineCutter", "LogFeed"]
+__all__ = ["LONGEST", "LineCutter", "LogFeed"]
 
-LONGEST = 2000
+LONGEST: Final = 2000
 """Characters of a line that are kept."""
 
-_HELD = 64 * 1024  # bytes of an unfinished line that are held back, at most
-_TAB = 8
+_HELD: Final = 64 * 1024  # bytes of an unfinished line that are held back, at most
+_TAB: Final = 8
 
 
 class LineCutter:
@@ -29,8 +31,13 @@ class LineCutter:
         *whole, rest = (self._held + chunk).split(b"\n")
         lines: list[str] = []
         for line in whole:
-            lines += self._shown(line)
-            self._lost = 0
+            text = line.decode("utf-8", errors="replace")
+            # Nearly all lines are plain: what is printable holds no control, nor can hide one.
+            if text.isprintable() and len(text) <= LONGEST and not self._lost:
+                lines.append(text)
+            else:
+                lines += self._shown(line)
+                self._lost = 0
         if len(rest) > _HELD:
             # A megabyte without a line feed: its begin is kept, and how much was dropped.
             self._lost += len(rest) - _HELD
@@ -55,24 +62,25 @@ class LineCutter:
 
 
 class LogFeed:
-    """Hands lines from the thread that reads a log to the one that shows it; bounded.
+    """Hands lines from the thread that reads logs to the one that shows them; bounded.
 
     When the reader is faster than the screen the oldest lines go, not the newest.
 
     Args:
-        experiment: Whose log it is.
+        experiments: Whose logs they are.
         keep: Lines that wait to be shown, at most.
     """
 
-    def __init__(self, experiment: str, *, keep: int = 20_000) -> None:
-        self.experiment = experiment
+    def __init__(self, experiments: tuple[str, ...], *, keep: int = 50_000) -> None:
+        self.experiments = experiments
         self.stop = threading.Event()
-        self._lines: deque[str] = deque(maxlen=keep)
+        self._lines: deque[LogLine] = deque(maxlen=keep)
         self._skipped = 0
         self._lock = threading.Lock()
 
-    def put(self, lines: list[str]) -> bool:
+    def put(self, source: int, texts: list[str], *, at: float | None = None) -> bool:
         """Add lines; tells whether there were none, so that somebody must be told."""
+        lines = [LogLine(source, at, text) for text in texts]
         with self._lock:
             was_empty = not self._lines
             room = (self._lines.maxlen or 0) - len(self._lines)
@@ -80,13 +88,15 @@ class LogFeed:
             self._lines.extend(lines)
         return was_empty and bool(lines)
 
-    def take(self) -> list[str]:
+    def take(self) -> list[LogLine]:
         """All lines that wait, with a note where some were skipped."""
         with self._lock:
             lines, skipped = list(self._lines), self._skipped
             self._lines.clear()
             self._skipped = 0
-        return [f"[… {skipped:,} lines skipped …]", *lines] if skipped else lines
+        if not skipped:
+            return lines
+        return [LogLine(lines[0].source, None, f"[… {skipped:,} lines skipped …]"), *lines]
 
 
 def _cut(line: str, lost: int) -> str:

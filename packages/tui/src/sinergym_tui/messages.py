@@ -4,31 +4,23 @@ Workers never touch a widget: they post one of these, and the app decides what i
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from textual.message import Message
 
 from sinergym_tui.fleet import Fleet, FleetView
+from sinergym_tui.jobs import Job
 from sinergym_tui.loglines import LogFeed
-
-if TYPE_CHECKING:
-    from gcloud_ops.launching import LaunchPlan
 
 __all__ = [
     "ConnectAdvanced",
     "ConnectFailed",
     "Connected",
     "FleetObserved",
-    "LaunchAdvanced",
-    "LaunchEnded",
+    "JobAdvanced",
+    "JobEnded",
+    "JobFailed",
+    "JobStopped",
     "LogArrived",
-    "PlanFailed",
-    "PlanMade",
-    "PlanRequested",
-    "SweepChangeAdvanced",
-    "SweepChangeFailed",
-    "SweepChanged",
 ]
 
 
@@ -70,65 +62,31 @@ class LogArrived(Message):
 
 
 @dataclass
-class PlanRequested(Message):
-    """Somebody wants to know what launching a file would do."""
+class JobAdvanced(Message):
+    """A job has come one step further."""
 
-    file: Path
-    name: str | None
-
-
-@dataclass
-class PlanMade(Message):
-    """The file can be launched."""
-
-    asked: PlanRequested
-    plan: "LaunchPlan"
+    job: Job
+    sentence: str
 
 
 @dataclass
-class PlanFailed(Message):
-    """The file can't be launched."""
+class JobEnded(Message):
+    """A job is done."""
 
-    asked: PlanRequested
+    job: Job
+    result: object
+
+
+@dataclass
+class JobFailed(Message):
+    """A job could not be done."""
+
+    job: Job
     reason: str
 
 
 @dataclass
-class LaunchAdvanced(Message):
-    """A launch has come one step further."""
+class JobStopped(Message):
+    """A job was stopped half-way, as somebody wished."""
 
-    sweep: str
-    sentence: str
-
-
-@dataclass
-class LaunchEnded(Message):
-    """A launch is over."""
-
-    sweep: str
-    sentence: str
-
-
-@dataclass
-class SweepChangeAdvanced(Message):
-    """A cancel or a delete has come one step further."""
-
-    sweep: str
-    step: str
-
-
-@dataclass
-class SweepChanged(Message):
-    """A sweep was cancelled or deleted."""
-
-    sweep: str
-    sentence: str
-
-
-@dataclass
-class SweepChangeFailed(Message):
-    """A sweep could not be launched, cancelled or deleted."""
-
-    sweep: str
-    verb: str
-    reason: str
+    job: Job

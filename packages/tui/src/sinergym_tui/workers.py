@@ -1,28 +1,28 @@
 """What runs in threads: asks the core, posts what happened. No widget is in reach here."""
 
 import threading
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Final
 
 from textual.message import Message
 
 from gcloud_ops.errors import Unavailable
 from sinergym_tui import messages
-from sinergym_tui.fleet import Fleet, describe, explain
+from sinergym_tui.fleet import Fleet, explain
+from sinergym_tui.jobs import Job, Stopped
 from sinergym_tui.loglines import LineCutter, LogFeed
-
-if TYPE_CHECKING:
-    from gcloud_ops.launching import LaunchPlan
 
 __all__ = [
     "Connect",
+    "FleetWork",
     "Gaze",
     "Post",
-    "change_sweep",
+    "Tell",
+    "Work",
     "connect_to_cloud",
-    "launch_sweep",
-    "make_plan",
-    "read_log",
+    "do_job",
+    "read_logs",
     "watch_fleet",
 ]
 
@@ -32,12 +32,23 @@ type Connect = Callable[[Callable[[str], None]], Fleet]
 type Post = Callable[[Message], None]
 """Tells the app; safe from any thread."""
 
+type Tell = Callable[[str], None]
+"""Tells how far a job is; raises `Stopped` where it shall stop."""
+
+type Work[T] = Callable[[Tell], T]
+"""What a job does, in a thread."""
+
+type FleetWork[T] = Callable[[Fleet, Tell], T]
+"""The same, with the fleet."""
+
+_SHARE: Final = 4  # a look is followed by a rest that is so many times as long as it took
+
 
 class Gaze:
     """Where the one poller looks, and how it is woken and stopped; shared between threads.
 
     Args:
-        interval: Seconds between two looks.
+        interval: Seconds between two looks, at least.
     """
 
     def __init__(self, interval: float) -> None:
@@ -49,8 +60,9 @@ class Gaze:
 
     def turn_to(self, sweep: str) -> None:
         """Look at this sweep closely, from now on."""
-        self._sweep = sweep
-        self._wake.set()
+        if sweep != self._sweep:
+            self._sweep = sweep
+            self._wake.set()
 
     def look_now(self) -> None:
         """Look without waiting, and at the list of all sweeps too."""
@@ -68,9 +80,9 @@ class Gaze:
         afresh, self._afresh = self._afresh, False
         return self._sweep, afresh
 
-    def rest(self) -> None:
-        """Wait for the next look."""
-        self._wake.wait(self._interval)
+    def rest(self, busy: float) -> None:
+        """Wait for the next look; the longer, the more seconds of the processor this one took."""
+        self._wake.wait(max(self._interval, _SHARE * busy))
 
 
 def connect_to_cloud(connect: Connect, post: Post) -> None:
@@ -87,69 +99,56 @@ def watch_fleet(fleet: Fleet, gaze: Gaze, post: Post) -> None:
     """The one poller; posts `FleetObserved` for each look."""
     while not gaze.stopped.is_set():
         sweep, afresh = gaze.take()
-        post(messages.FleetObserved(fleet.observe(sweep, afresh=afresh)))
-        gaze.rest()
+        began = time.thread_time()
+        view = fleet.observe(sweep, afresh=afresh)
+        busy = time.thread_time() - began
+        post(messages.FleetObserved(view))
+        gaze.rest(busy)
 
 
-def read_log(fleet: Fleet, sweep: str, feed: LogFeed, post: Post) -> None:
-    """Fill the feed until it is stopped or the log has ended; posts `LogArrived`."""
-    cutter = LineCutter()
-    attempt = 0
+def read_logs(fleet: Fleet, sweep: str, feed: LogFeed, post: Post) -> None:
+    """Fill the feed until it is stopped or the logs have ended; posts `LogArrived`."""
+    sources = {experiment: number for number, experiment in enumerate(feed.experiments)}
+    cutters = [LineCutter() for _ in sources]
+    attempts = [0 for _ in sources]
 
-    def put(lines: list[str]) -> None:
-        if feed.put(lines):
+    def put(source: int, lines: list[str], at: float | None = None) -> None:
+        if feed.put(source, lines, at=at):
             post(messages.LogArrived(feed))
 
     try:
-        for chunk in fleet.follow(sweep, feed.experiment, stop=feed.stop):
+        for chunk in fleet.follow(sweep, feed.experiments, stop=feed.stop):
             if feed.stop.is_set():
                 return
-            if attempt and chunk.attempt != attempt:
-                put([*cutter.finish(), f"[… attempt {chunk.attempt} …]"])
-            attempt = chunk.attempt
-            put(cutter.feed(chunk.data))
+            source = sources[chunk.experiment]
+            if attempts[source] and chunk.attempt != attempts[source]:
+                put(source, [*cutters[source].finish(), f"[… attempt {chunk.attempt} …]"])
+            attempts[source] = chunk.attempt
+            put(source, cutters[source].feed(chunk.data), time.time() if chunk.is_new else None)
     except Exception as error:  # a line in the log says it; the rest of the console goes on
-        put([*cutter.finish(), f"[… the log can't be read: {explain(error)}]"])
+        put(0, [*cutters[0].finish(), f"[… the log can't be read: {explain(error)}]"])
     else:
-        put([*cutter.finish(), "[… the log's end]" if attempt else "[… there is no log]"])
+        for source, cutter in enumerate(cutters):
+            put(source, [*cutter.finish()])
+            if not attempts[source]:
+                put(source, ["[… there is no log]"])
+        if not feed.stop.is_set() and any(attempts):
+            put(0, ["[… the log's end]" if len(sources) == 1 else "[… the logs' end]"])
 
 
-def make_plan(fleet: Fleet, asked: messages.PlanRequested, post: Post) -> None:
-    """Posts `PlanMade` or `PlanFailed`."""
-    try:
-        plan = fleet.plan(asked.file, name=asked.name)
-    except Exception as error:  # the form shows it
-        post(messages.PlanFailed(asked, explain(error)))
-    else:
-        post(messages.PlanMade(asked, plan))
+def do_job[T](job: Job, work: Work[T], post: Post) -> None:
+    """Posts `JobAdvanced`, then `JobEnded`, `JobFailed` or `JobStopped`."""
 
-
-def launch_sweep(fleet: Fleet, plan: "LaunchPlan", post: Post) -> None:
-    """Posts `LaunchAdvanced`, then `LaunchEnded` or `SweepChangeFailed`."""
-    name, sentence = plan.sweep.name, ""
-    try:
-        for event in fleet.launch(plan):
-            sentence = describe(event)
-            post(messages.LaunchAdvanced(name, sentence))
-    except Exception as error:  # a modal says it
-        post(messages.SweepChangeFailed(name, "launch", explain(error)))
-    else:
-        post(messages.LaunchEnded(name, sentence))
-
-
-def change_sweep(fleet: Fleet, name: str, verb: str, post: Post) -> None:
-    """Posts `SweepChangeAdvanced`, then `SweepChanged` or `SweepChangeFailed`."""
-
-    def tell(step: str) -> None:
-        post(messages.SweepChangeAdvanced(name, step))
+    def tell(sentence: str) -> None:
+        if job.stop.is_set():
+            raise Stopped
+        post(messages.JobAdvanced(job, sentence))
 
     try:
-        if verb == "cancel":
-            fleet.cancel(name, on_step=tell)
-            sentence = "cancelled; its results are in the bucket"
-        else:
-            sentence = f"deleted, {fleet.delete(name, on_step=tell)} objects"
-    except Exception as error:  # a modal says it
-        post(messages.SweepChangeFailed(name, verb, explain(error)))
+        result = work(tell)
+    except Stopped:
+        post(messages.JobStopped(job))
+    except Exception as error:  # the app says it; the console stays
+        post(messages.JobFailed(job, explain(error)))
     else:
-        post(messages.SweepChanged(name, sentence))
+        post(messages.JobEnded(job, result))

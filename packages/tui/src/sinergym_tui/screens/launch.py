@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on
 from textual.app import ComposeResult
@@ -13,10 +13,14 @@ from textual.suggester import Suggester
 from textual.widgets import Button, Input, Label, Static
 
 from gcloud_ops.text import one_line
-from sinergym_tui.messages import PlanRequested
+from sinergym_tui import changes
+from sinergym_tui.fleet import Fleet
+from sinergym_tui.jobs import Job
+from sinergym_tui.workers import Tell
 
 if TYPE_CHECKING:
     from gcloud_ops.launching import LaunchPlan
+    from sinergym_tui.app import Console
 
 __all__ = ["LaunchScreen"]
 
@@ -24,10 +28,7 @@ _SHOWN = 40  # commands of the plan that are listed
 
 
 class LaunchScreen(ModalScreen["LaunchPlan | None"]):
-    """Asks for a file, shows what launching it would create; gives the plan that was confirmed.
-
-    It posts `PlanRequested`; the app answers with `show_plan` or `show_trouble`.
-    """
+    """Asks for a file, shows what launching it would create; gives the plan that was confirmed."""
 
     DEFAULT_CSS = """
     LaunchScreen {
@@ -54,7 +55,7 @@ class LaunchScreen(ModalScreen["LaunchPlan | None"]):
         super().__init__()
         self._folder = folder
         self._plan: LaunchPlan | None = None
-        self._asked: PlanRequested | None = None
+        self._asked: Job | None = None
 
     def compose(self) -> ComposeResult:
         """The file's path, another name, the plan or what is wrong, and the buttons."""
@@ -77,9 +78,9 @@ class LaunchScreen(ModalScreen["LaunchPlan | None"]):
         """Begin with the path."""
         self.query_one("#file", Input).focus()
 
-    def show_plan(self, asked: PlanRequested, plan: "LaunchPlan") -> None:
+    def _show_plan(self, plan: "LaunchPlan") -> None:
         """The file can be launched: say what that would create."""
-        if asked is not self._asked:
+        if not self.is_attached or self._asked is None:
             return
         self._plan = plan
         self.query_one("#trouble", Static).update("")
@@ -87,9 +88,9 @@ class LaunchScreen(ModalScreen["LaunchPlan | None"]):
         self.query_one("#yes", Button).disabled = False
         self.query_one("#no", Button).focus()
 
-    def show_trouble(self, asked: PlanRequested, reason: str) -> None:
+    def _show_trouble(self, reason: str) -> None:
         """The file can't be launched."""
-        if asked is self._asked:
+        if self.is_attached and self._asked is not None:
             self._complain(reason)
 
     def _complain(self, reason: str) -> None:
@@ -105,12 +106,21 @@ class LaunchScreen(ModalScreen["LaunchPlan | None"]):
         self._forget_plan()
         self.query_one("#trouble", Static).update("looking …")
         name = self.query_one("#name", Input).value.strip() or None
-        self._asked = PlanRequested(self._folder / Path(file).expanduser(), name)
-        self.post_message(self._asked)
+        path = self._folder / Path(file).expanduser()
+
+        def work(fleet: Fleet, tell: Tell) -> "LaunchPlan":
+            tell("checking")
+            return changes.planned(fleet, path, name=name)
+
+        self._asked = Job(title=f"plan {file}", group="plan")
+        console = cast("Console", self.app)
+        console.start(self._asked, work, then=self._show_plan, otherwise=self._show_trouble)
 
     @on(Input.Changed)
     def _forget_plan(self) -> None:
         """What is confirmed is what is shown: another path or name needs another plan."""
+        if self._asked is not None:
+            self._asked.stop.set()
         self._plan = self._asked = None
         self.query_one("#plan-text", Static).update("")
         self.query_one("#yes", Button).disabled = True

@@ -1,16 +1,22 @@
 """Something to read, and to close again: the help, an error."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Label, Static
 
-from sinergym_tui.actions import ACTIONS
+from sinergym_tui.actions import MOVING, actions_of
+
+if TYPE_CHECKING:
+    from sinergym_tui.app import Console
 
 __all__ = ["TextScreen", "help_text"]
+
+_KEY = 16  # cells of a key
 
 
 class TextScreen(ModalScreen[None]):
@@ -20,10 +26,10 @@ class TextScreen(ModalScreen[None]):
     TextScreen {
         align: center middle;
         & > Vertical {
-            width: 76; max-width: 100%; height: auto; max-height: 100%;
+            width: 84; max-width: 100%; height: auto; max-height: 100%;
             border: round $primary; padding: 0 1; background: $surface;
         }
-        & VerticalScroll { height: auto; max-height: 80vh; }
+        & VerticalScroll { height: auto; max-height: 80vh; scrollbar-size-vertical: 1; }
         & .title { text-style: bold; margin-bottom: 1; }
         & .foot { color: $text-muted; margin-top: 1; }
         & Static { width: 100%; }
@@ -34,10 +40,10 @@ class TextScreen(ModalScreen[None]):
         Binding("escape,enter,q,question_mark", "close", "Close", show=False),
     ]
 
-    def __init__(self, title: str, text: str) -> None:
+    def __init__(self, title: str, text: str | Content) -> None:
         super().__init__()
         self._title = title
-        self._text = text
+        self._text = Content(text) if isinstance(text, str) else text
 
     def compose(self) -> ComposeResult:
         """Title, text, and how to close it."""
@@ -52,19 +58,19 @@ class TextScreen(ModalScreen[None]):
         self.dismiss(None)
 
 
-def help_text() -> str:
-    """All keys, from the list of actions."""
-    keys = [
-        ("↑ ↓ PgUp PgDn", "Move; also j k g G"),
-        ("Tab", "The next panel"),
-        ("Enter", "Go in: sweep, its experiments, the log"),
-        ("f", "In the log: follow the end, or pause (scrolling up pauses too)"),
-        ("Ctrl+P", "All actions and themes"),
+def help_text(console: "Console", scope: str) -> Content:
+    """The keys of a screen, from the list of actions; those that are not offered left out."""
+    own = [each for each in actions_of(scope) if each.scopes]
+    common = [each for each in actions_of(scope) if not each.scopes]
+    parts = [Content.styled("On this screen", "bold $text-primary")]
+    parts += [
+        _line(console.key_of(each), each.help) for each in own if not console.is_refused(each)
     ]
-    keys += [
-        (action.keys.split(",")[0].replace("question_mark", "?").capitalize(), action.help)
-        if len(action.keys.split(",")[0]) > 1
-        else (action.keys.split(",")[0], action.help)
-        for action in ACTIONS
-    ]
-    return "\n".join(f"{key:<15}{text}" for key, text in keys)
+    parts.append(Content.styled("\nEverywhere", "bold $text-primary"))
+    parts += [_line(key, what) for key, what in MOVING.items()]
+    parts += [_line(console.key_of(each), each.help) for each in common]
+    return Content("\n").join(parts)
+
+
+def _line(key: str, what: str) -> Content:
+    return Content.assemble((f"{key:<{_KEY}}", "$text-accent"), (what, ""))

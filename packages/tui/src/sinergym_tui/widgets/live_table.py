@@ -1,11 +1,12 @@
 """A table for rows that change all the time.
 
 Textual's DataTable renders every visible cell again when one changes (0.1 s on a large terminal).
-This one keeps a rendered strip for each row and paints only the lines whose cells are different.
+This one asks for the cells of the rows in sight only, keeps a rendered strip for each, and paints
+only the lines whose cells are different: a thousand rows cost what fits on the screen.
 Its cells are plain text: nothing in them is read as markup.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -20,14 +21,13 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from sinergym_tui.rows import Cell, Column, fit_columns
+from sinergym_tui.views.cells import TONES, Cell, Column, fit_columns
+from sinergym_tui.views.query import Order
 
 __all__ = ["LiveTable"]
 
-type Row = tuple[str, tuple[Cell, ...]]
-"""A key, and the cells in the order of the columns."""
-
-_TONES = ("good", "bad", "busy", "waiting", "muted", "strong", "plain")
+type CellsOf = Callable[[int], tuple[Cell, ...]]
+"""The cells of the row at a position, in the order of the columns."""
 
 
 class LiveTable(ScrollView, can_focus=True):
@@ -45,7 +45,8 @@ class LiveTable(ScrollView, can_focus=True):
         scrollbar-size-vertical: 1;
         scrollbar-size-horizontal: 0;
         overflow-x: hidden;
-        & > .live-table--header { color: $foreground 60%; text-style: bold; }
+        & > .live-table--header { color: $foreground 60%; text-style: bold; background: $boost; }
+        & > .live-table--mark { color: $text-accent; text-style: bold; }
         & > .live-table--cursor { background: $primary 25%; color: $foreground; }
         &:focus > .live-table--cursor {
             background: $block-cursor-background; color: $block-cursor-foreground;
@@ -69,7 +70,9 @@ class LiveTable(ScrollView, can_focus=True):
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "live-table--header",
         "live-table--cursor",
-        *(f"live-table--{tone}" for tone in _TONES),
+        "live-table--mark",
+        "live-table--plain",
+        *(f"live-table--{tone}" for tone in TONES),
     }
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -98,6 +101,18 @@ class LiveTable(ScrollView, can_focus=True):
             return self.table
 
     @dataclass
+    class OrderWished(Message):
+        """Somebody wants the rows ordered by this column, or the other way round."""
+
+        table: "LiveTable"
+        column: str
+
+        @property
+        def control(self) -> "LiveTable":
+            """The table."""
+            return self.table
+
+    @dataclass
     class Chosen(Message):
         """A row was chosen, with Enter or a double click."""
 
@@ -115,44 +130,86 @@ class LiveTable(ScrollView, can_focus=True):
         super().__init__(id=id)
         self._columns = columns
         self._placeholder = placeholder
-        self._rows: list[Row] = []
+        self._keys: tuple[str, ...] = ()
+        self._places: dict[str, int] = {}
+        self._cells_of: CellsOf = lambda _index: ()
+        self._painted: dict[int, tuple[str, tuple[Cell, ...]]] = {}
         self._strips: dict[int, Strip] = {}
         self._layout: tuple[tuple[int, int], ...] = ()
         self._widths = {column.key: column.width for column in columns}
         self._told = ""
+        self._marked: frozenset[str] = frozenset()
+        self._order = Order()
         self.lines_painted = 0
         """How many lines were rendered so far; what measures the painting."""
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The rows' keys, from top to bottom."""
-        return tuple(key for key, _ in self._rows)
+        return self._keys
 
     @property
     def key(self) -> str:
         """The key of the row with the cursor, "" where there is none."""
-        return self._rows[self.cursor][0] if self.cursor < len(self._rows) else ""
+        return self._keys[self.cursor] if self.cursor < len(self._keys) else ""
 
-    def show(self, rows: Sequence[Row], *, key: str = "") -> None:
-        """Show these rows; only lines that differ are painted again.
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """All columns, also those that have no room now."""
+        return self._columns
+
+    def show(self, keys: Iterable[str], cells_of: CellsOf, *, key: str = "") -> None:
+        """Show these rows; only lines in sight that differ are painted again.
 
         Args:
-            rows: From top to bottom.
+            keys: From top to bottom, each once.
+            cells_of: Gives the cells of the row at a position, whenever they are needed.
             key: Put the cursor there; "" keeps it where it is.
         """
         key = key or self.key
-        old, self._rows = self._rows, list(rows)
-        if len(old) == len(rows):
-            for index, (before, after) in enumerate(zip(old, rows, strict=True)):
-                if before != after:
-                    self._repaint_row(index)
-        else:
-            self._strips.clear()
-            self.virtual_size = Size(self.scrollable_content_region.width, len(rows) + 1)
+        count = len(self._keys)
+        keys = tuple(keys)
+        self._cells_of = cells_of
+        if keys != self._keys:
+            self._keys = keys
+            self._places = {each: place for place, each in enumerate(keys)}
+        if len(keys) != count:
+            self.virtual_size = Size(self.scrollable_content_region.width, len(keys) + 1)
+            self._forget_strips()
             self.refresh()
-        found = next((index for index, row in enumerate(rows) if row[0] == key), None)
-        self.cursor = min(self.cursor, max(0, len(rows) - 1)) if found is None else found
+        else:
+            self._repaint_what_differs()
+        found = self._places.get(key)
+        self.cursor = min(self.cursor, max(0, len(keys) - 1)) if found is None else found
         self._tell()
+
+    def mark(self, keys: frozenset[str]) -> None:
+        """Show which rows are chosen."""
+        for key in self._marked ^ keys:
+            if (place := self._places.get(key)) is not None:
+                self._repaint_row(place)
+        self._marked = keys
+
+    def set_order(self, order: Order) -> None:
+        """Show by which column the rows are ordered."""
+        if order != self._order:
+            self._order = order
+            self.refresh()
+
+    def _repaint_what_differs(self) -> None:
+        top = self.scroll_offset.y
+        in_sight = range(top, top + self.scrollable_content_region.height)
+        for index in [*self._painted]:
+            if index not in in_sight or index >= len(self._keys):
+                # Out of sight: rendered anew when it is looked at.
+                self._painted.pop(index)
+                self._strips.pop(index, None)
+            elif self._painted[index] != (self._keys[index], self._cells_of(index)):
+                self._repaint_row(index)
+
+    def _forget_strips(self) -> None:
+        self._strips.clear()
+        self._painted.clear()
 
     def set_width(self, column: str, width: int) -> None:
         """Give a column another width, as for names that are longer than most."""
@@ -163,7 +220,7 @@ class LiveTable(ScrollView, can_focus=True):
     def set_placeholder(self, text: str) -> None:
         """Say something else while there are no rows."""
         self._placeholder = text
-        if not self._rows:
+        if not self._keys:
             self.refresh()
 
     def set_stale(self, is_stale: bool) -> None:
@@ -177,7 +234,7 @@ class LiveTable(ScrollView, can_focus=True):
 
     def action_move(self, rows: int) -> None:
         """Move the cursor by so many rows."""
-        self.cursor = max(0, min(len(self._rows) - 1, self.cursor + rows))
+        self.cursor = max(0, min(len(self._keys) - 1, self.cursor + rows))
 
     def action_page(self, pages: int) -> None:
         """Move the cursor by so many pages."""
@@ -204,15 +261,27 @@ class LiveTable(ScrollView, can_focus=True):
             self.post_message(self.Highlighted(self, self.key))
 
     def on_click(self, event: events.Click) -> None:
-        """Put the cursor on the row; twice: choose it."""
+        """Put the cursor on the row; twice: choose it; a title: order by that."""
         offset = event.get_content_offset(self)
-        if offset is None or offset.y == 0:
+        if offset is None:
+            return
+        if offset.y == 0:
+            if column := self._column_at(offset.x):
+                self.post_message(self.OrderWished(self, column))
             return
         index = offset.y - 1 + self.scroll_offset.y
-        if index < len(self._rows):
+        if index < len(self._keys):
             self.cursor = index
             if event.chain == 2:
                 self.action_choose()
+
+    def _column_at(self, x: int) -> str:
+        at = 2
+        for position, size in self._layout:
+            if at <= x < at + size:
+                return self._columns[position].key
+            at += size + 1
+        return ""
 
     # ---------------------------------------------------------------- painting
 
@@ -243,8 +312,8 @@ class LiveTable(ScrollView, can_focus=True):
         if y == 0:
             return self._header(width)
         index = y - 1 + self.scroll_offset.y
-        if index >= len(self._rows):
-            text = self._placeholder if not self._rows and y == 1 else ""
+        if index >= len(self._keys):
+            text = self._placeholder if not self._keys and y == 1 else ""
             style = self.rich_style + self._letters("live-table--muted")
             return Strip([Segment(_fit(f" {text}", width), style)], width)
         if (strip := self._strips.get(index)) is None:
@@ -255,7 +324,7 @@ class LiveTable(ScrollView, can_focus=True):
     def _lay_out(self) -> None:
         columns = tuple(replace(each, width=self._widths[each.key]) for each in self._columns)
         self._layout = fit_columns(columns, self.scrollable_content_region.width - 2)
-        self.virtual_size = Size(self.scrollable_content_region.width, len(self._rows) + 1)
+        self.virtual_size = Size(self.scrollable_content_region.width, len(self._keys) + 1)
         self._strips.clear()
         self.refresh()
 
@@ -265,19 +334,28 @@ class LiveTable(ScrollView, can_focus=True):
 
     def _header(self, width: int) -> Strip:
         style = self.rich_style + self._letters("live-table--header")
-        titles = [
-            _fit(self._columns[position].title, size, is_right=self._columns[position].is_right)
-            for position, size in self._layout
-        ]
+        titles = []
+        for position, size in self._layout:
+            column = self._columns[position]
+            title = column.title
+            if column.key == self._order.column:
+                title = f"{title[: size - 1]}{'▾' if self._order.descending else '▴'}"
+            titles.append(_fit(title, size, is_right=column.is_right))
         return Strip([Segment(_fit(f"  {' '.join(titles)}", width), style)], width)
 
     def _row(self, index: int, width: int) -> Strip:
-        cells = self._rows[index][1]
+        key, cells = self._keys[index], self._cells_of(index)
+        self._painted[index] = key, cells
         has_cursor = index == self.cursor
         row_style = self.rich_style
         if has_cursor:
             row_style = self.get_component_rich_style("live-table--cursor")
-        segments = [Segment("› " if has_cursor else "  ", row_style)]
+        is_marked = key in self._marked
+        sign = ("▸" if has_cursor else " ") + ("●" if is_marked else " ")
+        mark_style = row_style
+        if is_marked and not (has_cursor and self.has_focus):
+            mark_style += self._letters("live-table--mark")
+        segments = [Segment(sign, mark_style)]
         for position, size in self._layout:
             cell = cells[position]
             text = _fit(cell.text, size, is_right=self._columns[position].is_right)

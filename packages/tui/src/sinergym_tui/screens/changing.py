@@ -1,0 +1,199 @@
+"""Ask before a change, then start it: each lists what it will touch."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gcloud_ops.model import Observation
+from gcloud_ops.text import one_line
+from sinergym_tui import changes
+from sinergym_tui.fleet import Fleet
+from sinergym_tui.jobs import Job
+from sinergym_tui.screens.confirm import ConfirmScreen
+from sinergym_tui.screens.launch import LaunchScreen
+from sinergym_tui.views.sweeps import SweepState
+from sinergym_tui.workers import FleetWork, Tell
+
+if TYPE_CHECKING:
+    from gcloud_ops.launching import LaunchPlan
+    from sinergym_tui.app import Console
+
+__all__ = ["ask_to_cancel", "ask_to_delete", "ask_to_launch", "ask_to_rerun", "ask_to_restart"]
+
+_LISTED = 12  # experiments that a question names
+
+
+def ask_to_launch(console: "Console") -> None:
+    """Ask for a file, show the plan, launch it."""
+
+    def begin(plan: "LaunchPlan | None") -> None:
+        if plan is None:
+            return
+        name = plan.sweep.name
+
+        def work(fleet: Fleet, tell: Tell) -> str:
+            return changes.launch(fleet, plan, tell)
+
+        console.start(Job(title=f"launch {name}", is_change=True, sweep=name), work)
+        console.await_sweep(name)
+
+    console.push_screen(LaunchScreen(console.folder), begin)
+
+
+def ask_to_cancel(console: "Console", state: SweepState, experiments: Sequence[str]) -> None:
+    """Cancel some experiments, or the whole sweep where none is named."""
+    rows = _rows(state, experiments)
+    unfinished = [row.id for row in rows if not row.status.is_final] if rows else []
+    if experiments and not unfinished:
+        console.tell("nothing to cancel: all of them have ended")
+        return
+    if experiments:
+        question = f"Cancel {_count(len(unfinished))} of sweep {state.name}?"
+        touches = [*_named(unfinished), "their VMs go; their results stay in the bucket"]
+        title = f"cancel {_count(len(unfinished))} of {state.name}"
+    else:
+        count = len(unfinished) if state.snapshot else state.summary.experiments
+        question, title = f"Cancel sweep {state.name}?", f"cancel {state.name}"
+        touches = [
+            *_instances_line(state),
+            f"{count} unfinished experiments are marked as cancelled",
+            "what has finished, and all results, stay in the bucket",
+        ]
+
+    def work(fleet: Fleet, tell: Tell) -> str:
+        return changes.cancel(fleet, state.name, unfinished if experiments else (), tell)
+
+    _ask(
+        console,
+        state,
+        work,
+        question=question,
+        touches=touches,
+        title=title,
+        yes="Cancel the sweep" if not experiments else "Cancel them",
+        typed=not experiments and state.has_instances,
+    )
+
+
+def ask_to_delete(console: "Console", state: SweepState) -> None:
+    """Delete a sweep with its results."""
+    bucket = f"gs://{state.snapshot.bucket}/" if state.snapshot else ""
+    touches = [
+        *_instances_line(state),
+        f"everything in {bucket}{state.name}/ goes: manifest, records, logs, models, "
+        "TensorBoard files",
+    ]
+
+    def work(fleet: Fleet, tell: Tell) -> str:
+        return changes.delete(fleet, state.name, tell)
+
+    _ask(
+        console,
+        state,
+        work,
+        question=f"Delete sweep {state.name} for good?",
+        touches=touches,
+        title=f"delete {state.name}",
+        yes="Delete the sweep",
+        typed=state.has_instances,
+    )
+
+
+def ask_to_rerun(console: "Console", state: SweepState, experiments: Sequence[str]) -> None:
+    """Run experiments again that have ended."""
+    ended = [row.id for row in _rows(state, experiments) if row.status.is_final]
+    if not ended:
+        console.tell("nothing to rerun: none of them has ended")
+        return
+    touches = [
+        *_named(ended),
+        f"{len(ended)} VMs are made again, and cost until they have ended",
+        "each goes on from its last checkpoint, where it has one",
+    ]
+
+    def work(fleet: Fleet, tell: Tell) -> str:
+        return changes.rerun(fleet, state.name, ended, tell)
+
+    _ask(
+        console,
+        state,
+        work,
+        question=f"Run {_count(len(ended))} of sweep {state.name} again?",
+        touches=touches,
+        title=f"rerun {_count(len(ended))} of {state.name}",
+        yes="Rerun them",
+    )
+
+
+def ask_to_restart(console: "Console", state: SweepState, experiments: Sequence[str]) -> None:
+    """Restart the containers of experiments whose VMs are up."""
+    up = [
+        row.id
+        for row in _rows(state, experiments)
+        if row.member is not None and row.member.is_up and not row.status.is_final
+    ]
+    if not up:
+        console.tell("nothing to restart: none of them has a VM that is up")
+        return
+    touches = [
+        *_named(up),
+        "their containers are stopped and started, over SSH",
+        "each training goes on from its last checkpoint, as a new attempt",
+    ]
+
+    def work(fleet: Fleet, tell: Tell) -> str:
+        return changes.restart_containers(fleet, state.name, up, tell)
+
+    _ask(
+        console,
+        state,
+        work,
+        question=f"Restart the containers of {_count(len(up))} of sweep {state.name}?",
+        touches=touches,
+        title=f"restart {_count(len(up))} of {state.name}",
+        yes="Restart them",
+    )
+
+
+def _ask(
+    console: "Console",
+    state: SweepState,
+    work: FleetWork[str],
+    *,
+    question: str,
+    touches: Sequence[str],
+    title: str,
+    yes: str,
+    typed: bool = False,
+) -> None:
+    def begin(sure: bool | None) -> None:
+        if sure:
+            console.start(Job(title=title, is_change=True, sweep=state.name), work)
+
+    screen = ConfirmScreen(
+        one_line(question),
+        [one_line(line) for line in touches],
+        yes=yes,
+        typed=state.name if typed else "",
+    )
+    console.push_screen(screen, begin)
+
+
+def _rows(state: SweepState, experiments: Sequence[str]) -> list[Observation]:
+    wanted = set(experiments)
+    rows = state.snapshot.rows if state.snapshot else ()
+    return [row for row in rows if not wanted or row.id in wanted]
+
+
+def _named(experiments: Sequence[str]) -> list[str]:
+    more = len(experiments) - _LISTED
+    return [*experiments[:_LISTED], *([f"and {more} more"] if more > 0 else [])]
+
+
+def _count(number: int) -> str:
+    return "1 experiment" if number == 1 else f"{number} experiments"
+
+
+def _instances_line(state: SweepState) -> list[str]:
+    if not state.has_instances:
+        return []
+    return [f"its instance group with {state.instance_count} VMs is removed"]
