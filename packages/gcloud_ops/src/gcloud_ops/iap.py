@@ -198,7 +198,7 @@ class _Relay:
         from websockets.exceptions import InvalidStatus, WebSocketException
         from websockets.typing import Origin, Subprotocol
 
-        token = await asyncio.to_thread(self._clients.access_token)
+        token = await asyncio.to_thread(self._clients.token)
         try:
             return await connect(
                 self._url(),

@@ -38,6 +38,7 @@ def serve(
     idle_minutes: float = 0.0,
     smtp: str | None = None,
     image: Annotated[list[str] | None, Parameter(negative=())] = None,
+    known_image: Annotated[list[str] | None, Parameter(negative=())] = None,
     companion: Annotated[list[str] | None, Parameter(negative=())] = None,
 ) -> int:
     """Run a cloud in the foreground; prints `export NAME=VALUE` lines once it is ready.
@@ -58,6 +59,8 @@ def serve(
             without one they stay in the inbox.
         image: REPOSITORY=PROGRAM, the entry point of an image, named by the last part of its path
             (default: sinergym-runner for all). Can be given several times.
+        known_image: An image that registries have, with its registry and tag; others then can't be
+            pulled (default: every image is there). Can be given several times.
         companion: NAME=COMMAND, run as long as the cloud; {port} becomes a free port, {folder} a
             folder of its own. Can be given several times.
     """
@@ -87,6 +90,7 @@ def serve(
             idle_minutes=_within("--idle-minutes", idle_minutes, 0, 1e6),
             smtp=_smtp(smtp),
             images=_images(image or []),
+            known_images=known_image,
             companions=[parse_companion(text) for text in companion or []],
         )
     except ValueError as error:

@@ -21,7 +21,7 @@ import secrets
 import shutil
 import socket
 import urllib.parse
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -43,7 +43,8 @@ from gcp_emulator.compute.rest import Rest
 from gcp_emulator.compute.state import Instance, Machine, State, now
 from gcp_emulator.control import Control
 from gcp_emulator.docker.engine import make_engine
-from gcp_emulator.docker.words import manifest_unknown, parse_program
+from gcp_emulator.docker.manifests import Images
+from gcp_emulator.docker.words import DockerError, manifest_unknown, parse_program
 from gcp_emulator.faults import Faults
 from gcp_emulator.gates import Gates
 from gcp_emulator.guest.vm import Vm, VmSpec
@@ -51,6 +52,7 @@ from gcp_emulator.iam.api import Iam
 from gcp_emulator.monitoring.api import Monitoring
 from gcp_emulator.network.entrances import Entrances
 from gcp_emulator.network.relay import ORIGIN, Relay
+from gcp_emulator.registry import Registry
 from gcp_emulator.replies import GoogleError, Json
 from gcp_emulator.sql.api import CloudSql
 from gcp_emulator.sql.proxy import proxy_folder
@@ -87,6 +89,8 @@ class LocalCloud:
             without one they stay in the inbox.
         images: Programs that are the entry points of images, by the last part of the image's name
             (``{"mlflow-server": "mlflow-infra-server"}``); other images have the engine's.
+        known_images: The only images that there are, with registry and tag; by default each image
+            that is asked for is there.
         make_machine: Makes the computer behind an instance, instead of `gcp_emulator.guest.vm.Vm`;
             metadata servers are opened for it as the engine wants.
 
@@ -114,6 +118,7 @@ class LocalCloud:
         grace_seconds: float = 30.0,
         smtp: tuple[str, int] | None = None,
         images: Mapping[str, str] | None = None,
+        known_images: Collection[str] | None = None,
         make_machine: MakeMachine | None = None,
     ) -> None:
         _check_loopback(host)
@@ -147,6 +152,10 @@ class LocalCloud:
         self._reserved = [_reserve_port(), _reserve_port()]
         self.ssh_port, self.metadata_port = (s.getsockname()[1] for s in self._reserved)
         self._gates = Gates(self.state, ssh_port=self.ssh_port)
+        try:
+            self._known_images = Images(known_images)
+        except DockerError as error:
+            raise ValueError(f"known image: {error.text}") from error
         self._entrances = Entrances(self._gates.entrances)
         self._relay = Relay(self._gates.backend)
         self._metadata = MetadataServers(
@@ -256,6 +265,7 @@ class LocalCloud:
         self._sql.add_routes(app)
         self._monitoring.add_routes(app)
         self._relay.add_routes(app)
+        Registry(self._known_images).add_routes(app)
         control = Control(
             self.state,
             self.lifecycle,
@@ -337,7 +347,9 @@ class LocalCloud:
         )
 
     async def _refuse_pull(self, image: str) -> str | None:
-        return await self.faults.refusal("docker.pull", image, otherwise=manifest_unknown(image))
+        unknown = manifest_unknown(image)
+        refusal = await self.faults.refusal("docker.pull", image, otherwise=unknown)
+        return refusal or (None if self._known_images.has(image) else unknown)
 
     def _describe(self) -> Json:
         return {

@@ -63,6 +63,7 @@ class ServeOptions:
     idle_minutes: float
     smtp: tuple[str, int] | None
     images: Mapping[str, str]
+    known_images: Sequence[str] | None
     companions: Sequence["Companion"]
 
 
@@ -94,6 +95,7 @@ async def serve(options: ServeOptions, ready: Callable[[dict[str, Any]], None]) 
                 pull_seconds=options.pull_seconds,
                 smtp=options.smtp,
                 images=options.images,
+                known_images=options.known_images,
             )
         except ValueError as error:
             raise CloudError(str(error)) from error

@@ -23,6 +23,7 @@ from gcp_emulator.docker.containers import (
     NoSuchContainer,
     StartFailed,
 )
+from gcp_emulator.docker.manifests import digest_of
 from gcp_emulator.docker.streams import Streams
 from gcp_emulator.docker.views import (
     ago,
@@ -580,7 +581,7 @@ class Docker:
         if refusal := await self._pull_image(image):
             raise DockerError(1, f"Error response from daemon: {refusal}")
         if not flags.on("quiet"):
-            await streams.out(pull_report(image))
+            await streams.out(pull_report(image, digest_of(image)))
         await streams.out(image + "\n")
         return 0
 
@@ -595,7 +596,7 @@ class Docker:
             await streams.err(f"Unable to find image '{image}' locally\n")
         if refusal := await self._pull_image(image):
             raise DockerError(125, explained("run", f"Error response from daemon: {refusal}"))
-        await streams.err(pull_report(image))
+        await streams.err(pull_report(image, digest_of(image)))
 
     async def _pull_image(self, image: str) -> str | None:
         """Pull once, however many ask for it; a client that goes does not stop it.

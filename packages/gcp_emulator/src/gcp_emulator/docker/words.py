@@ -295,10 +295,10 @@ def image_id(image: str) -> str:
     return "sha256:" + hashlib.sha256(image.encode()).hexdigest()
 
 
-def pull_report(image: str) -> str:
+def pull_report(image: str, digest: str) -> str:
     """What a pull says at its end."""
     _name, tag = name_and_tag(image.partition("@")[0])
     return (
         f"{tag}: Pulling from {_name.partition('/')[2] or 'library/' + _name}\n"
-        f"Digest: {image_id(image)}\nStatus: Downloaded newer image for {image}\n"
+        f"Digest: {digest}\nStatus: Downloaded newer image for {image}\n"
     )

@@ -122,7 +122,11 @@ _PERMITS: Final[dict[str, tuple[str, ...]]] = {
         "monitoring.timeSeries.create",
     ),
     "roles/iap.tunnelResourceAccessor": ("iap.tunnelInstances.accessViaIAP",),
-    "roles/artifactregistry.reader": ("artifactregistry.*.get", "artifactregistry.*.list"),
+    "roles/artifactregistry.reader": (
+        "artifactregistry.*.get",
+        "artifactregistry.*.list",
+        "artifactregistry.repositories.downloadArtifacts",
+    ),
     "roles/iam.roleAdmin": (
         "iam.roles.*",
         "resourcemanager.projects.get",
