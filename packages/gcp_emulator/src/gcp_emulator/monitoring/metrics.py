@@ -5,10 +5,8 @@ https://cloud.google.com/monitoring/api/ref_v3/rest/v3/projects.timeSeries; the 
 https://cloud.google.com/monitoring/quotas.
 """
 
-import math
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,54 +17,51 @@ from google.protobuf import empty_pb2, json_format
 from gcp_emulator.iam.errors import StatusError, invalid_argument, not_found
 from gcp_emulator.iam.kept import keep, read_kept
 from gcp_emulator.iam.names import Project
-from gcp_emulator.monitoring.filters import comparisons, matches, parse
-from gcp_emulator.monitoring.series import (
-    Aligned,
-    Point,
-    Series,
-    SeriesKey,
-    Store,
-    aggregate,
-    check_aggregation,
+from gcp_emulator.monitoring.collection import Collection
+from gcp_emulator.monitoring.filters import matches, parse
+from gcp_emulator.monitoring.points import (
+    LABEL,
+    MOST_LABELS,
+    VALUES,
+    is_type,
+    not_written,
+    of_resource,
+    point_of,
+    why_not,
 )
-from gcp_emulator.monitoring.wire import Method, paged
+from gcp_emulator.monitoring.reading import checked, series_of
+from gcp_emulator.monitoring.resources import RESOURCES, describe
+from gcp_emulator.monitoring.series import SeriesKey, Store
+from gcp_emulator.monitoring.wire import Method
 
-__all__ = ["RESOURCES", "Metrics"]
+__all__ = ["Metrics"]
 
-RESOURCES: Final[dict[str, tuple[str, ...]]] = {
-    "global": ("project_id",),
-    "gce_instance": ("project_id", "instance_id", "zone"),
-    "generic_node": ("project_id", "location", "namespace", "node_id"),
-    "generic_task": ("project_id", "location", "namespace", "job", "task_id"),
-    "uptime_url": ("project_id", "host"),
-}
-"""The monitored resources of this cloud, with their labels."""
-_TITLES: Final = {
-    "global": ("Global", "A resource type that is not associated with any specific resource."),
-    "gce_instance": ("VM Instance", "A virtual machine instance hosted in Compute Engine."),
-    "generic_node": ("Generic Node", "A machine or other computational resource."),
-    "generic_task": ("Generic Task", "A process of an application, run by a scheduler."),
-    "uptime_url": ("Uptime Check URL", "A URL that uptime checks ask for."),
-}
-
-_TYPE: Final = re.compile(
-    r"(?:custom|external)\.googleapis\.com(?:/[A-Za-z0-9_][A-Za-z0-9_.\-]*)+"
-)
-_LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _MOST_SERIES: Final = 200
-_MOST_LABELS: Final = 30
-_LONGEST_VALUE: Final = 1024
 _MOST_DESCRIPTORS: Final = 10_000
-_OLDEST: Final = 25 * 3_600.0
-_FUTURE: Final = 5 * 60.0
-_VALUES: Final = {
-    "bool_value": metric_pb2.MetricDescriptor.BOOL,
-    "int64_value": metric_pb2.MetricDescriptor.INT64,
-    "double_value": metric_pb2.MetricDescriptor.DOUBLE,
-    "string_value": metric_pb2.MetricDescriptor.STRING,
-    "distribution_value": metric_pb2.MetricDescriptor.DISTRIBUTION,
-}
-_AGGREGATED: Final = metric_pb2.MetricDescriptor.DOUBLE
+_METRICS: Final = Collection(
+    service="MetricService",
+    one="MetricDescriptor",
+    many="MetricDescriptors",
+    path="metricDescriptors",
+    message=metric_pb2.MetricDescriptor,
+    slashes=True,
+    most=10_000,
+)
+_RESOURCES: Final = Collection(
+    service="MetricService",
+    one="MonitoredResourceDescriptor",
+    many="MonitoredResourceDescriptors",
+    path="monitoredResourceDescriptors",
+    message=monitored_resource_pb2.MonitoredResourceDescriptor,
+)
+_SERIES: Final = Collection(
+    service="MetricService",
+    one="TimeSeries",
+    many="TimeSeries",
+    path="timeSeries",
+    message=types.TimeSeries.pb(),
+    most=100_000,
+)
 _IN_ORDER: Final = (
     "Points must be written in order. One or more of the points specified had an older end time"
     " than the most recent point."
@@ -135,87 +130,14 @@ class Metrics:
 
     def methods(self) -> Iterator[Method]:
         """What can be called."""
-        descriptors = "projects/*/metricDescriptors/**"
-        resources = "projects/*/monitoredResourceDescriptors/*"
-        yield Method(
-            rpc="MetricService.CreateMetricDescriptor",
-            api="monitoring.projects.metricDescriptors.create",
-            request=types.CreateMetricDescriptorRequest.pb(),
-            reply=metric_pb2.MetricDescriptor,
-            run=self._create,
-            verb="POST",
-            of="projects/*",
-            after="/metricDescriptors",
-            body="metric_descriptor",
-        )
-        yield Method(
-            rpc="MetricService.GetMetricDescriptor",
-            api="monitoring.projects.metricDescriptors.get",
-            request=types.GetMetricDescriptorRequest.pb(),
-            reply=metric_pb2.MetricDescriptor,
-            run=lambda request: self._named(request.name),
-            verb="GET",
-            of=descriptors,
-        )
-        yield Method(
-            rpc="MetricService.ListMetricDescriptors",
-            api="monitoring.projects.metricDescriptors.list",
-            request=types.ListMetricDescriptorsRequest.pb(),
-            reply=types.ListMetricDescriptorsResponse.pb(),
-            run=self._list,
-            verb="GET",
-            of="projects/*",
-            after="/metricDescriptors",
-        )
-        yield Method(
-            rpc="MetricService.DeleteMetricDescriptor",
-            api="monitoring.projects.metricDescriptors.delete",
-            request=types.DeleteMetricDescriptorRequest.pb(),
-            reply=empty_pb2.Empty,
-            run=self._delete,
-            verb="DELETE",
-            of=descriptors,
-        )
-        yield Method(
-            rpc="MetricService.GetMonitoredResourceDescriptor",
-            api="monitoring.projects.monitoredResourceDescriptors.get",
-            request=types.GetMonitoredResourceDescriptorRequest.pb(),
-            reply=monitored_resource_pb2.MonitoredResourceDescriptor,
-            run=self._resource,
-            verb="GET",
-            of=resources,
-        )
-        yield Method(
-            rpc="MetricService.ListMonitoredResourceDescriptors",
-            api="monitoring.projects.monitoredResourceDescriptors.list",
-            request=types.ListMonitoredResourceDescriptorsRequest.pb(),
-            reply=types.ListMonitoredResourceDescriptorsResponse.pb(),
-            run=self._resources,
-            verb="GET",
-            of="projects/*",
-            after="/monitoredResourceDescriptors",
-        )
-        yield Method(
-            rpc="MetricService.CreateTimeSeries",
-            api="monitoring.projects.timeSeries.create",
-            request=types.CreateTimeSeriesRequest.pb(),
-            reply=empty_pb2.Empty,
-            run=self.write,
-            verb="POST",
-            of="projects/*",
-            after="/timeSeries",
-            body="*",
-        )
-        yield Method(
-            rpc="MetricService.ListTimeSeries",
-            api="monitoring.projects.timeSeries.list",
-            request=types.ListTimeSeriesRequest.pb(),
-            reply=types.ListTimeSeriesResponse.pb(),
-            run=self._read,
-            verb="GET",
-            of="projects/*",
-            after="/timeSeries",
-        )
+        yield _METRICS.create(self._create)
+        yield _METRICS.get(lambda request: self._named(request.name))
+        yield _METRICS.list(self._list)
+        yield _METRICS.delete(self._delete)
+        yield _RESOURCES.get(self._resource)
+        yield _RESOURCES.list(self._resources)
+        yield _SERIES.list(self._read)
+        yield _SERIES.create(self.write, body="*", reply="")
 
     def write(self, request: Any) -> empty_pb2.Empty:
         """Write one point to each of several series; what fits is written, whatever the others do.
@@ -241,12 +163,14 @@ class Metrics:
         if len(refused) < count:
             self._written()
         if refused:
-            raise _not_written(request, refused)
+            raise not_written(request, refused)
         return empty_pb2.Empty()
 
     def _write(self, series: Any, where: str, keys: set[SeriesKey]) -> str | None:
         """Write one; or say why not."""
-        why = self._why_not(series, where)
+        why = why_not(series, where, self._project, now=self._now()) or self._why_not_described(
+            series, where
+        )
         if why is not None:
             return why
         series.resource.labels["project_id"] = self._project.id
@@ -257,71 +181,20 @@ class Metrics:
                 f" point can be written per TimeSeries per request.: {where}"
             )
         keys.add(key)
-        point = _point(series.points[0])
+        point = point_of(series.points[0])
         before = self.store.get(key)
         if before is not None and point.end <= before.newest:
-            return f"{_of_resource(series)}{_IN_ORDER}"
+            return f"{of_resource(series)}{_IN_ORDER}"
         if before is not None and point.end < before.newest + self._point_seconds:
-            return f"{_of_resource(series)}{_TOO_OFTEN}"
+            return f"{of_resource(series)}{_TOO_OFTEN}"
         self._add_labels(series)
         self.store.add(key, point, arrived=self._now())
-        return None
-
-    def _why_not(self, series: Any, where: str) -> str | None:
-        metric, labels = series.metric.type, series.metric.labels
-        if not _TYPE.fullmatch(metric) or len(metric) > 200:
-            return (
-                f'Field {where}.metric.type had an invalid value of "{metric}": The metric type'
-                " must be a URL-formatted string with a domain and non-empty path."
-            )
-        if len(series.points) != 1:
-            return (
-                f'Field {where}.points had an invalid value of "size={len(series.points)}": The'
-                " number of points must be exactly 1."
-            )
-        for name, value in labels.items():
-            if not _LABEL.fullmatch(name):
-                return f'Field {where}.metric.labels had an invalid value of "{name}".'
-            if len(value) > _LONGEST_VALUE:
-                return (
-                    f"Field {where}.metric.labels[{name}] had an invalid value: at most"
-                    f" {_LONGEST_VALUE} characters are allowed."
-                )
-        return (
-            _why_no_resource(series, where, self._project)
-            or self._why_not_point(series, where)
-            or self._why_not_described(series, where)
-        )
-
-    def _why_not_point(self, series: Any, where: str) -> str | None:
-        point = series.points[0]
-        if point.value.WhichOneof("value") in (None, "string_value"):
-            return f"Field {where}.points[0].value had an invalid value: must be a number."
-        interval = point.interval
-        start, end = _seconds(interval, "start_time"), _seconds(interval, "end_time")
-        field = f"{where}.points[0].interval"
-        if end is None:
-            return f"Field {field}.end_time had an invalid value: must be set."
-        shown = interval.end_time.ToJsonString()
-        if not self._now() - _OLDEST <= end <= self._now() + _FUTURE:
-            return (
-                f'Field {field}.end_time had an invalid value of "{shown}": Data points cannot be'
-                " written more than 25h in the past or more than 5m in the future."
-            )
-        cumulative = series.metric_kind == metric_pb2.MetricDescriptor.CUMULATIVE
-        if cumulative and (start is None or start >= end):
-            return f"Field {field}.start_time had an invalid value: must be before the end time."
-        if not cumulative and start is not None and start not in (0, end):
-            return (
-                f"Field {field}.start_time had an invalid value: The start time must be before the"
-                " end time and, for a GAUGE metric, equal to it or not set."
-            )
         return None
 
     def _why_not_described(self, series: Any, where: str) -> str | None:
         """Why a series does not agree with the descriptor of its metric; makes one if needed."""
         kind = series.points[0].value.WhichOneof("value")
-        value_type = _VALUES[kind]
+        value_type = VALUES[kind]
         if series.value_type not in (0, value_type):
             return f"Field {where}.value_type had an invalid value: points are of another type."
         metric_kind = series.metric_kind or metric_pb2.MetricDescriptor.GAUGE
@@ -329,8 +202,8 @@ class Metrics:
         if descriptor is None:
             if metric_kind == metric_pb2.MetricDescriptor.DELTA:
                 return f'Field {where}.metric_kind had an invalid value of "DELTA".'
-            if len(series.metric.labels) > _MOST_LABELS:
-                return f"Field {where}.metric.labels had an invalid value: at most {_MOST_LABELS}."
+            if len(series.metric.labels) > MOST_LABELS:
+                return f"Field {where}.metric.labels had an invalid value: at most {MOST_LABELS}."
             self._describe_from(series, metric_kind, value_type)
             return None
         if descriptor.value_type != value_type:
@@ -344,8 +217,8 @@ class Metrics:
             name = metric_pb2.MetricDescriptor.MetricKind.Name(descriptor.metric_kind)
             return f"Field {where}.metric_kind had an invalid value: the metric's is {name}."
         known = {label.key for label in descriptor.labels}
-        if len(known | set(series.metric.labels)) > _MOST_LABELS:
-            return f"Field {where}.metric.labels had an invalid value: at most {_MOST_LABELS}."
+        if len(known | set(series.metric.labels)) > MOST_LABELS:
+            return f"Field {where}.metric.labels had an invalid value: at most {MOST_LABELS}."
         return None
 
     def _describe_from(self, series: Any, metric_kind: int, value_type: int) -> None:
@@ -395,8 +268,8 @@ class Metrics:
         keys = {label.key for label in made.labels}
         if known is not None:
             made.labels.extend(label for label in known.labels if label.key not in keys)
-        if len(made.labels) > _MOST_LABELS:
-            raise invalid_argument(f"Field metric_descriptor.labels: at most {_MOST_LABELS}.")
+        if len(made.labels) > MOST_LABELS:
+            raise invalid_argument(f"Field metric_descriptor.labels: at most {MOST_LABELS}.")
         del made.monitored_resource_types[:]
         made.monitored_resource_types.extend(RESOURCES)
         self._keep(made)
@@ -421,14 +294,11 @@ class Metrics:
             fields = {"metric.type": metric, "project": self._project.id}
             if matches(selected, fields.get):
                 found.append(descriptor)
-        page, token = paged(request, found, most=10_000)
-        reply = types.ListMetricDescriptorsResponse.pb()(next_page_token=token)
-        reply.metric_descriptors.extend(page)
-        return reply
+        return _METRICS.page(request, found)
 
     def _delete(self, request: Any) -> empty_pb2.Empty:
         descriptor = self._named(request.name)
-        if not _TYPE.fullmatch(descriptor.type):
+        if not is_type(descriptor.type):
             raise invalid_argument("Only user-created custom metrics can be deleted.")
         del self._descriptors[descriptor.type], self._made[descriptor.type]
         self.store.remove(descriptor.type)
@@ -439,115 +309,22 @@ class Metrics:
         kind = request.name.rpartition("/")[2]
         if kind not in RESOURCES:
             raise not_found(f"Could not find descriptor for resource '{kind}'.")
-        return self._resource_descriptor(kind)
+        return describe(self._project, kind)
 
     def _resources(self, request: Any) -> Any:
         selected = parse(request.filter)
         found = [
-            self._resource_descriptor(kind)
+            describe(self._project, kind)
             for kind in RESOURCES
             if matches(selected, {"resource.type": kind}.get)
         ]
-        page, token = paged(request, found, most=1_000)
-        reply = types.ListMonitoredResourceDescriptorsResponse.pb()(next_page_token=token)
-        reply.resource_descriptors.extend(page)
-        return reply
-
-    def _resource_descriptor(
-        self, kind: str
-    ) -> monitored_resource_pb2.MonitoredResourceDescriptor:
-        title, text = _TITLES[kind]
-        return monitored_resource_pb2.MonitoredResourceDescriptor(
-            name=f"{self._project.path}/monitoredResourceDescriptors/{kind}",
-            type=kind,
-            display_name=title,
-            description=text,
-            labels=[label_pb2.LabelDescriptor(key=key) for key in RESOURCES[kind]],
-        )
+        return _RESOURCES.page(request, found)
 
     def _read(self, request: Any) -> Any:
-        selected = parse(request.filter)
-        if not any(c.field == "metric.type" for c in comparisons(selected)):
-            raise invalid_argument(
-                f'Field filter had an invalid value of "{request.filter}": must specify a'
-                " restriction on metric.type."
-            )
-        start, end = (
-            _seconds(request.interval, "start_time"),
-            _seconds(request.interval, "end_time"),
-        )
-        if end is None:
-            raise invalid_argument("Field interval.end_time had an invalid value: must be set.")
-        start = end if start is None else start
-        if start > end:
-            raise invalid_argument(
-                "Field interval had an invalid value: The start time must not be after the end."
-            )
-        if request.HasField("secondary_aggregation"):
-            raise StatusError(
-                501, "UNIMPLEMENTED", "The local cloud does not know secondaryAggregation"
-            )
+        selected, start, end = checked(request)
         found = self.store.select(selected)
-        made = (
-            self._aggregated(found, request.aggregation, start, end)
-            if request.HasField("aggregation")
-            and (
-                request.aggregation.per_series_aligner or request.aggregation.cross_series_reducer
-            )
-            else self._as_written(found, start, end)
-        )
-        made = [one for one in made if one.points]
-        if request.view == types.ListTimeSeriesRequest.TimeSeriesView.HEADERS:
-            for one in made:
-                del one.points[:]
-        page, token = paged(request, made, most=100_000)
-        reply = types.ListTimeSeriesResponse.pb()(next_page_token=token)
-        reply.time_series.extend(page)
-        return reply
-
-    def _as_written(self, found: Sequence[Series], start: float, end: float) -> list[Any]:
-        made = []
-        for series in found:
-            # A point at the very start counts.
-            shown = self._empty(series.key)
-            descriptor = self._descriptors[series.key.metric]
-            shown.metric_kind, shown.value_type = descriptor.metric_kind, descriptor.value_type
-            shown.unit = descriptor.unit
-            for point in reversed(series.within(math.nextafter(start, 0), end)):
-                _add_point(shown, point.start, point.end).CopyFrom(point.value)
-            made.append(shown)
-        return made
-
-    def _aggregated(
-        self, found: Sequence[Series], aggregation: Any, start: float, end: float
-    ) -> list[Any]:
-        check_aggregation(aggregation, "aggregation")
-        period = aggregation.alignment_period.ToTimedelta().total_seconds()
-        if (end - start) / period > 100_000:
-            raise invalid_argument("Field interval had an invalid value: too many periods.")
-        made: dict[SeriesKey, Any] = {}
-        moment = end
-        while moment > start:
-            for aligned in aggregate(found, aggregation, end=moment, period=period):
-                self._add_aligned(made, aligned, moment)
-            moment -= period
-        return list(made.values())
-
-    def _add_aligned(self, made: dict[SeriesKey, Any], aligned: Aligned, end: float) -> None:
-        if aligned.value is None:
-            return
-        if aligned.key not in made:
-            made[aligned.key] = self._empty(aligned.key)
-            made[aligned.key].metric_kind = metric_pb2.MetricDescriptor.GAUGE
-            made[aligned.key].value_type = _AGGREGATED
-        _add_point(made[aligned.key], end, end).double_value = aligned.value
-
-    def _empty(self, key: SeriesKey) -> Any:
-        made = types.TimeSeries.pb()()
-        made.metric.type, made.resource.type = key.metric, key.resource
-        made.metric.labels.update(dict(key.metric_labels))
-        made.resource.labels.update(dict(key.resource_labels))
-        return made
+        made = series_of(request, found, self._descriptors, start=start, end=end)
+        return _SERIES.page(request, made)
 
     def _save(self) -> None:
         kept = [
@@ -559,7 +336,7 @@ class Metrics:
 
 
 def _check_descriptor(wanted: metric_pb2.MetricDescriptor) -> None:
-    if not _TYPE.fullmatch(wanted.type) or len(wanted.type) > 200:
+    if not is_type(wanted.type):
         raise invalid_argument(
             f'Field metric_descriptor.type had an invalid value of "{wanted.type}": The metric'
             " type must be a URL-formatted string with a domain and non-empty path."
@@ -569,7 +346,7 @@ def _check_descriptor(wanted: metric_pb2.MetricDescriptor) -> None:
         raise invalid_argument(
             "Field metric_descriptor.metric_kind had an invalid value: must be set."
         )
-    if wanted.value_type not in _VALUES.values() or wanted.value_type == kinds.STRING:
+    if wanted.value_type not in VALUES.values() or wanted.value_type == kinds.STRING:
         raise invalid_argument(
             "Field metric_descriptor.value_type had an invalid value: must be BOOL, INT64, DOUBLE"
             " or DISTRIBUTION."
@@ -579,93 +356,16 @@ def _check_descriptor(wanted: metric_pb2.MetricDescriptor) -> None:
             'Field metric_descriptor.value_type had an invalid value of "BOOL": a CUMULATIVE'
             " metric can't be BOOL."
         )
-    if len(wanted.labels) > _MOST_LABELS:
+    if len(wanted.labels) > MOST_LABELS:
         raise invalid_argument(
             f'Field metric_descriptor.labels had an invalid value of "size={len(wanted.labels)}":'
-            f" at most {_MOST_LABELS} labels are allowed."
+            f" at most {MOST_LABELS} labels are allowed."
         )
     seen = set()
     for index, label in enumerate(wanted.labels):
-        if not _LABEL.fullmatch(label.key) or label.key in seen:
+        if not LABEL.fullmatch(label.key) or label.key in seen:
             raise invalid_argument(
                 f"Field metric_descriptor.labels[{index}].key had an invalid value of"
                 f' "{label.key}".'
             )
         seen.add(label.key)
-
-
-def _why_no_resource(series: Any, where: str, project: Project) -> str | None:
-    kind, labels = series.resource.type, series.resource.labels
-    if not kind:
-        series.resource.type = kind = "global"
-    if kind not in RESOURCES or kind == "uptime_url":
-        return (
-            f'Field {where}.resource.type had an invalid value of "{kind}": Unrecognized or'
-            " unsupported monitored resource type."
-        )
-    for name, value in labels.items():
-        if name not in RESOURCES[kind]:
-            return (
-                f"Field {where}.resource.labels had an invalid value of"
-                f' "{name}": unrecognized resource label.'
-            )
-        if name == "project_id" and value not in ("", project.id, project.number):
-            return (
-                f'Field {where}.resource.labels[project_id] had an invalid value of "{value}":'
-                " must be the project that is written to."
-            )
-    missing = [name for name in RESOURCES[kind] if name not in labels and name != "project_id"]
-    if missing:
-        return (
-            f"Field {where}.resource.labels had an invalid value: missing the label"
-            f" {missing[0]} of {kind}."
-        )
-    return None
-
-
-def _not_written(request: Any, refused: Sequence[tuple[str, str]]) -> StatusError:
-    """The error of a write of which a part or all failed, with a CreateTimeSeriesSummary."""
-    count = len(request.time_series)
-    lines = [f"{where}: {why}" if why.startswith("write for") else why for where, why in refused]
-    summary: dict[str, Any] = {
-        "@type": "type.googleapis.com/google.monitoring.v3.CreateTimeSeriesSummary",
-        "totalPointCount": count,
-        "errors": [{"status": {"code": 3}, "pointCount": len(refused)}],
-    }
-    if count > len(refused):
-        summary["successPointCount"] = count - len(refused)
-    return StatusError(
-        400,
-        "INVALID_ARGUMENT",
-        f"One or more TimeSeries could not be written: {'; '.join(lines)}",
-        details=[summary],
-    )
-
-
-def _of_resource(series: Any) -> str:
-    labels = ",".join(
-        f"{name}:{value}" for name, value in series.resource.labels.items() if name != "project_id"
-    )
-    return f"write for resource={series.resource.type}{{{labels}}} failed with: "
-
-
-def _point(point: Any) -> Point:
-    end = _seconds(point.interval, "end_time") or 0.0
-    value = types.TypedValue.pb()()
-    value.CopyFrom(point.value)
-    return Point(_seconds(point.interval, "start_time") or end, end, value)
-
-
-def _seconds(interval: Any, field: str) -> float | None:
-    if not interval.HasField(field):
-        return None
-    moment = getattr(interval, field)
-    return float(moment.seconds + moment.nanos / 1e9)
-
-
-def _add_point(series: Any, start: float, end: float) -> Any:
-    """Add a point to a message; its value, to be filled."""
-    point = series.points.add()
-    point.interval.start_time.FromNanoseconds(round(start * 1e6) * 1_000)
-    point.interval.end_time.FromNanoseconds(round(end * 1e6) * 1_000)
-    return point.value

@@ -4,22 +4,31 @@ https://cloud.google.com/monitoring/api/ref_v3/rest/v3/projects.alertPolicies; l
 https://cloud.google.com/monitoring/quotas.
 """
 
-import secrets
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from google.cloud.monitoring_v3 import types
-from google.protobuf import empty_pb2, json_format
+from google.protobuf import empty_pb2
 
 from gcp_emulator.iam.errors import StatusError, failed_precondition, invalid_argument, not_found
-from gcp_emulator.iam.kept import keep, read_kept
 from gcp_emulator.iam.names import Project
-from gcp_emulator.monitoring.channels import check_user_labels, masked, record
+from gcp_emulator.monitoring.collection import (
+    Collection,
+    Kept,
+    check_user_labels,
+    field_of,
+    masked,
+    new_id,
+    ordered,
+    record,
+    refuse_name,
+)
 from gcp_emulator.monitoring.filters import Filter, comparisons, matches, parse
 from gcp_emulator.monitoring.series import check_aggregation
-from gcp_emulator.monitoring.wire import Method, paged
+from gcp_emulator.monitoring.wire import Method
 
 __all__ = ["Policies", "condition_part", "is_told_of_closing"]
 
@@ -30,6 +39,18 @@ _SHORTEST_CLOSE: Final = 30 * 60.0
 _LONGEST_CLOSE: Final = 7 * _DAY
 _POLICY: Final = "alert_policy"
 _Policy: Final = types.AlertPolicy.pb()
+_POLICIES: Final = Collection(
+    service="AlertPolicyService",
+    one="AlertPolicy",
+    many="AlertPolicies",
+    path="alertPolicies",
+    message=_Policy,
+)
+_ORDERS: Final[dict[str, Callable[[Any], str]]] = {
+    "name": lambda policy: policy.name,
+    "display_name": lambda policy: policy.display_name,
+    "displayName": lambda policy: policy.display_name,
+}
 _GT: Final = int(types.ComparisonType.COMPARISON_GT)
 _LT: Final = int(types.ComparisonType.COMPARISON_LT)
 _OPENED: Final = int(types.AlertPolicy.AlertStrategy.NotificationPrompt.OPENED)
@@ -62,99 +83,43 @@ class Policies:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._project = project
-        self._file = file
         self._is_known = is_known
         self._find_channel = find_channel
         self._changed = changed
         self._now = now
-        self._policies: dict[str, Any] = {}
-        for kept in read_kept(file) or []:
-            policy = _Policy()
-            json_format.ParseDict(kept, policy, ignore_unknown_fields=True)
-            self._policies[policy.name] = policy
+        self._policies = Kept(file, _Policy, missing="Cannot find alerting policy with name")
 
     @property
     def enabled(self) -> list[Any]:
         """The policies that are to be evaluated."""
-        return [policy for policy in self._policies.values() if policy.enabled.value]
+        return [policy for policy in self._policies if policy.enabled.value]
 
     def find(self, name: str) -> Any | None:
         """The policy of this name."""
-        return self._policies.get(name)
+        return self._policies.find(name)
 
     def users_of(self, channel: str) -> list[str]:
         """The names of the policies that notify a channel."""
-        return [p.name for p in self._policies.values() if channel in p.notification_channels]
+        return [p.name for p in self._policies if channel in p.notification_channels]
 
     def let_go(self, channel: str) -> None:
         """Take a channel out of all policies."""
         for name in self.users_of(channel):
-            self._policies[name].notification_channels.remove(channel)
-        self._save()
+            self._policies.named(name).notification_channels.remove(channel)
+        self._policies.save()
 
     def methods(self) -> Iterator[Method]:
         """What can be called."""
-        service, api = "AlertPolicyService", "monitoring.projects.alertPolicies"
-        named = "projects/*/alertPolicies/*"
-        yield Method(
-            rpc=f"{service}.CreateAlertPolicy",
-            api=f"{api}.create",
-            request=types.CreateAlertPolicyRequest.pb(),
-            reply=_Policy,
-            run=self._create,
-            verb="POST",
-            of="projects/*",
-            after="/alertPolicies",
-            body=_POLICY,
-        )
-        yield Method(
-            rpc=f"{service}.GetAlertPolicy",
-            api=f"{api}.get",
-            request=types.GetAlertPolicyRequest.pb(),
-            reply=_Policy,
-            run=lambda request: self._named(request.name),
-            verb="GET",
-            of=named,
-        )
-        yield Method(
-            rpc=f"{service}.ListAlertPolicies",
-            api=f"{api}.list",
-            request=types.ListAlertPoliciesRequest.pb(),
-            reply=types.ListAlertPoliciesResponse.pb(),
-            run=self._list,
-            verb="GET",
-            of="projects/*",
-            after="/alertPolicies",
-        )
-        yield Method(
-            rpc=f"{service}.UpdateAlertPolicy",
-            api=f"{api}.patch",
-            request=types.UpdateAlertPolicyRequest.pb(),
-            reply=_Policy,
-            run=self._update,
-            verb="PATCH",
-            of=named,
-            name="alert_policy.name",
-            body=_POLICY,
-        )
-        yield Method(
-            rpc=f"{service}.DeleteAlertPolicy",
-            api=f"{api}.delete",
-            request=types.DeleteAlertPolicyRequest.pb(),
-            reply=empty_pb2.Empty,
-            run=self._delete,
-            verb="DELETE",
-            of=named,
-        )
+        yield _POLICIES.create(self._create)
+        yield _POLICIES.get(lambda request: self._policies.named(request.name))
+        yield _POLICIES.list(self._list)
+        yield _POLICIES.update(self._update)
+        yield _POLICIES.delete(self._delete)
 
     def _create(self, request: Any) -> Any:
         made = _Policy()
         made.CopyFrom(request.alert_policy)
-        if made.name:
-            raise invalid_argument(
-                f'Field {_POLICY}.name had an invalid value of "{made.name}": must not be set; it'
-                " is assigned."
-            )
+        refuse_name(made, _POLICY)
         if any(condition.name for condition in made.conditions):
             raise invalid_argument(
                 f"Field {_POLICY}.conditions[0].name had an invalid value: must not be set; it is"
@@ -163,12 +128,12 @@ class Policies:
         self._check(made)
         if len(self._policies) >= _MOST_POLICIES:
             raise failed_precondition(f"A project has at most {_MOST_POLICIES} alerting policies.")
-        made.name = f"{self._project.path}/alertPolicies/{_number()}"
+        made.name = f"{self._project.path}/alertPolicies/{new_id()}"
         made.creation_record.CopyFrom(record(self._now()))
         return self._keep(made, made.creation_record)
 
     def _update(self, request: Any) -> Any:
-        known = self._named(request.alert_policy.name)
+        known = self._policies.named(request.alert_policy.name)
         changed = masked(known, request.alert_policy, request.update_mask.paths, _POLICY)
         names = {condition.name for condition in known.conditions}
         for index, condition in enumerate(changed.conditions):
@@ -183,42 +148,24 @@ class Policies:
 
     def _keep(self, policy: Any, mutation: Any) -> Any:
         for condition in policy.conditions:
-            condition.name = condition.name or f"{policy.name}/conditions/{_number()}"
+            condition.name = condition.name or f"{policy.name}/conditions/{new_id()}"
         policy.mutation_record.CopyFrom(mutation)
         policy.ClearField("validity")
         if not policy.HasField("enabled"):
             policy.enabled.value = True
-        self._policies[policy.name] = policy
-        self._save()
+        self._policies.put(policy)
         self._changed()
         return policy
 
     def _delete(self, request: Any) -> empty_pb2.Empty:
-        del self._policies[self._named(request.name).name]
-        self._save()
+        self._policies.remove(self._policies.named(request.name).name)
         self._changed()
         return empty_pb2.Empty()
 
     def _list(self, request: Any) -> Any:
         selected = parse(request.filter)
-        found = [p for p in self._policies.values() if matches(selected, _fields(p))]
-        for name in reversed([n.strip() for n in request.order_by.split(",") if n.strip()]):
-            plain = name.lstrip("-+").replace("displayName", "display_name")
-            if plain not in ("name", "display_name"):
-                raise invalid_argument(
-                    f'Field order_by had an invalid value of "{request.order_by}".'
-                )
-            found.sort(key=lambda p: str(getattr(p, plain)), reverse=name.startswith("-"))
-        page, token = paged(request, found, most=1_000)
-        reply = types.ListAlertPoliciesResponse.pb()(next_page_token=token, total_size=len(found))
-        reply.alert_policies.extend(page)
-        return reply
-
-    def _named(self, name: str) -> Any:
-        found = self._policies.get(name)
-        if found is None:
-            raise not_found(f"Cannot find alerting policy with name {name}.")
-        return found
+        found = [p for p in self._policies if matches(selected, partial(field_of, p))]
+        return _POLICIES.page(request, ordered(found, request.order_by, _ORDERS))
 
     def _check(self, policy: Any) -> None:
         if not policy.display_name:
@@ -311,9 +258,6 @@ class Policies:
                 " recently, it could take up to 10 minutes to become available. Please try again"
                 " soon."
             )
-
-    def _save(self) -> None:
-        keep(self._file, [json_format.MessageToDict(p) for p in self._policies.values()])
 
 
 def condition_part(condition: Any) -> Any:
@@ -434,23 +378,3 @@ def _check_strategy(strategy: Any) -> None:
 
 def _seconds_of(duration: Any) -> float:
     return float(duration.seconds + duration.nanos / 1e9)
-
-
-def _fields(policy: Any) -> Callable[[str], str | None]:
-    def field(name: str) -> str | None:
-        kind, _, label = name.partition(".")
-        if label and kind in ("user_labels", "userLabels"):
-            return policy.user_labels.get(label) if label in policy.user_labels else None
-        simple = {
-            "name": policy.name,
-            "display_name": policy.display_name,
-            "displayName": policy.display_name,
-            "enabled": str(policy.enabled.value).lower(),
-        }
-        return simple.get(name)
-
-    return field
-
-
-def _number() -> str:
-    return str(secrets.randbelow(9 * 10**18) + 10**18)
