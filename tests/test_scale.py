@@ -4,6 +4,7 @@ import pytest
 from tests.clouds import OwnCloud
 
 from gcloud_ops import containers, sweeps
+from gcloud_ops.contract import Dispatch
 from gcloud_ops.errors import ContainerFailed
 from gcloud_ops.launching import Launched, launch, plan
 from gcloud_ops.model import ExperimentStatus, Sweep
@@ -15,7 +16,8 @@ VMS = 200
 def test_two_hundred_vms(inert_cloud: OwnCloud) -> None:
     """Launched and dispatched; looked at with two calls; removed entirely."""
     clients = inert_cloud.clients
-    sweep = Sweep.of_commands("fleet", [f"train --seed {n}" for n in range(VMS)])
+    commands = [f"train --seed {n}" for n in range(VMS)]
+    sweep = Sweep.of_commands("fleet", commands, dispatch=Dispatch.SSH)
 
     events = list(launch(plan(sweep, clients), clients, patience=120))
 
@@ -41,7 +43,8 @@ def test_two_hundred_vms(inert_cloud: OwnCloud) -> None:
 def test_each_vm_has_the_command_of_its_own_experiment(inert_cloud: OwnCloud) -> None:
     """No command goes to a wrong VM, whatever the order in which they come up."""
     clients = inert_cloud.clients
-    sweep = Sweep.of_commands("own", [f"train --seed {n}" for n in range(1, 21)])
+    commands = [f"train --seed {n}" for n in range(1, 21)]
+    sweep = Sweep.of_commands("own", commands, dispatch=Dispatch.SSH)
     events = list(launch(plan(sweep, clients), clients, patience=120))
     assert events[-1] == Launched(sent=20, failed=0, waiting=0)
 

@@ -241,7 +241,8 @@ def test_the_life_of_a_sweep(ops: Run, named: str, tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text("name: other\nbase: train\nseeds: 2\n")
 
-    launched = ops("sweep", "launch", file, "--name", named, "--output", "json")
+    launch = ("sweep", "launch", file, "--name", named, "--dispatch", "ssh")
+    launched = ops(*launch, "--output", "json")
 
     assert launched.code == 0, launched.err
     assert launched.json["sent"] == 2

@@ -10,6 +10,7 @@ import pytest
 from gcloud_ops import groups, instances, templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.errors import AlreadyExists, InvalidRequest, NotFound
+from gcloud_ops.model import Location
 from gcloud_ops.templates import TemplateSpec
 
 from .conftest import Answers, eventually
@@ -139,7 +140,12 @@ def test_a_group_without_template_or_zone(clients: Clients, template: str) -> No
         groups.create_group(clients, "orphan", "no-such-template", metadata={}, labels={})
     with pytest.raises((NotFound, InvalidRequest)):
         groups.create_group(
-            clients, "orphan", template, metadata={}, labels={}, zone="europe-west1-z"
+            clients,
+            "orphan",
+            template,
+            metadata={},
+            labels={},
+            where=Location(zone="europe-west1-z"),
         )
 
     assert groups.get_group(clients, "orphan") is None

@@ -12,6 +12,7 @@ import pytest
 from gcloud_ops import bucket, groups, launching, objects, sweeps, templates
 from gcloud_ops.cli import live
 from gcloud_ops.clients import Clients
+from gcloud_ops.contract import Dispatch
 from gcloud_ops.errors import NotFound, PermissionDenied
 from gcloud_ops.launching import (
     CommandSent,
@@ -46,9 +47,14 @@ def ask(clients: Clients, path: str, body: object) -> None:
         assert reply.status == 200
 
 
+def over_ssh(name: str, commands: list[str]) -> Sweep:
+    """A sweep whose commands the launcher hands over."""
+    return Sweep.of_commands(name, commands, dispatch=Dispatch.SSH)
+
+
 def launch(clients: Clients, name: str, count: int, *, patience: float) -> list[LaunchEvent]:
     """All events of a launch."""
-    sweep = Sweep.of_commands(name, [f"true {number}" for number in range(count)])
+    sweep = over_ssh(name, [f"true {number}" for number in range(count)])
     return list(launching.launch(launching.plan(sweep, clients), clients, patience=patience))
 
 
@@ -75,7 +81,7 @@ def test_an_experiment_that_trains_is_no_stall(full: Clients) -> None:
 
 def test_a_sweep_that_is_cancelled_meanwhile(full: Clients) -> None:
     """The launch says that the group is gone, and ends, whatever its patience."""
-    planned = launching.plan(Sweep.of_commands("gone", ["true 1", "true 2"]), full)
+    planned = launching.plan(over_ssh("gone", ["true 1", "true 2"]), full)
     events: list[LaunchEvent] = []
     for event in launching.launch(planned, full, patience=600):
         events.append(event)

@@ -92,7 +92,7 @@ def test_another_name(tmp_path: Path) -> None:
         ("name: q\nbase: a\ngrid:\n  x: [1]\n  y: [{}]\n", 5, "grid.y.0"),
         ("name: q\nbase: a\nseeds: 0\n", 1, "at least 1"),
         ("name: q\nbase: a\nseeds: [1, b]\n", 3, "seeds"),
-        ("name: q\nbase: a\ndispatch: pigeon\n", 1, "ssh or boot"),
+        ("name: q\nbase: a\ndispatch: pigeon\n", 3, "boot or ssh"),
         ("name: q\nbase: a\nseeds: 1001\n", 1, "1,001 experiments"),
         ("name: q\nbase: a\nseeds: 2\ngrid:\n  seed: [1]\n", 5, "seeds varies --seed already"),
         ("name: q\nseeds: [1]\nbase: a --seed=3\n", 3, "base has a --seed already"),

@@ -19,6 +19,7 @@ from gcloud_ops.objects import delete_prefix, list_blobs, list_objects, read_obj
 
 __all__ = [
     "ListedSweep",
+    "ask_again",
     "create_manifest",
     "delete_sweep",
     "end_record",
@@ -28,6 +29,7 @@ __all__ = [
     "read_manifest",
     "replace_record",
     "tail_log",
+    "write_difference",
 ]
 
 _MANIFEST = re.compile(r"([^/]+)/sweep\.json")
@@ -36,6 +38,8 @@ _METADATA_LIMIT: Final = 8 * 1024  # Cloud Storage's limit for an object's custo
 _LOOK_BACK: Final = 64 * 1024  # bytes before an offset in which its segment usually begins
 _DOWNLOADS: Final = 16
 _TRIES: Final = 5  # against a runner that replaces its record at the same moment
+_HISTORY: Final = 20  # attempts that a record remembers
+_WITHOUT_COMMAND: Final = frozenset({"waiting", "again"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,23 @@ def create_manifest(clients: Clients, bucket: str, manifest: Manifest) -> None:
             resource=resource,
             hint="choose another name, or delete that sweep",
         ) from error
+
+
+def write_difference(clients: Clients, bucket: str, sweep: str, difference: bytes) -> None:
+    """Keep what the launcher's working folder had besides its commit, beside the manifest.
+
+    It is kept as it is, whatever bytes are in it; the second of two launchers finds it there.
+    """
+    with suppress(AlreadyExists):
+        write_object(
+            clients,
+            bucket,
+            f"{sweep}/source.diff",
+            difference,
+            {},
+            generation=0,
+            resource=f"sweep {sweep}",
+        )
 
 
 def read_manifest(clients: Clients, bucket: str, sweep: str) -> Manifest:
@@ -188,7 +209,9 @@ def end_record(
     """
     now = timestamp(datetime.now(UTC))
     for _ in range(_TRIES):
-        if found is not None and (found.is_final or (only_waiting and found.state != "waiting")):
+        if found is not None and (
+            found.is_final or (only_waiting and found.state not in _WITHOUT_COMMAND)
+        ):
             return False
         content = {
             "schema": SCHEMA,
@@ -213,6 +236,67 @@ def end_record(
         else:
             return True
     return False
+
+
+def ask_again(clients: Clients, bucket: str, sweep: str, found: Record) -> Record | None:
+    """Have an experiment that has ended run again: its next VM claims the next attempt.
+
+    Done by compare-and-swap on the record as it was seen. So of two who ask at once, one does it,
+    and neither undoes what a VM has said meanwhile.
+
+    Args:
+        clients: The clients.
+        bucket: The bucket.
+        sweep: The sweep.
+        found: The final record as it was seen.
+
+    Returns:
+        The record as it is now; None when it is no longer the one that was seen, nor asks for a
+        rerun: somebody else's rerun has come further.
+    """
+    name = f"{sweep}/records/{found.experiment}.json"
+    # The whole of it: what a listing shows may be shortened.
+    now = _read_record(clients, bucket, name)
+    if now is None or now.state == "again" or now.generation != found.generation:
+        return now if now is not None and now.state == "again" else None
+    content = {
+        **now.raw,
+        "state": "again",
+        "updated": timestamp(datetime.now(UTC)),
+        "spent": 0.0,
+        "history": [*_history(now.raw), _ended_attempt(now)][-_HISTORY:],
+        **dict.fromkeys(("started", "ended", "exit", "signal")),
+    }
+    generation = now.generation
+    try:
+        generation = replace_record(
+            clients, bucket, sweep, found.experiment, content, generation=generation
+        )
+    except AlreadyExists:
+        now = _read_record(clients, bucket, name)
+        return now if now is not None and now.state == "again" else None
+    return Record.from_json(json.dumps(content), generation=generation)
+
+
+def _history(raw: Mapping[str, Any]) -> list[Any]:
+    """The attempts before a record's own, as they are: another version may know more of them."""
+    found = raw.get("history")
+    own = raw.get("attempt")
+    attempts = found if isinstance(found, list) else []
+    return [one for one in attempts if not isinstance(one, dict) or one.get("attempt") != own]
+
+
+def _ended_attempt(record: Record) -> dict[str, Any]:
+    """A final record's attempt, as the records of later ones remember it."""
+    raw, kind = record.raw, record.exit.kind if record.exit else record.state
+    return {
+        "attempt": record.attempt,
+        "kind": kind,
+        "hint": record.exit.hint if record.exit else "",
+        "started": raw.get("started"),
+        "ended": raw.get("ended"),
+        "instance_id": record.instance_id,
+    }
 
 
 def delete_sweep(clients: Clients, bucket: str, sweep: str) -> int:

@@ -89,6 +89,7 @@ def cloud_manager(
     from gcloud_ops.cli import live, output
     from gcloud_ops.cli.output import ExitCode, say
     from gcloud_ops.clients import Clients
+    from gcloud_ops.contract import Dispatch
     from gcloud_ops.errors import InvalidRequest
     from gcloud_ops.model import Sweep
 
@@ -97,7 +98,9 @@ def cloud_manager(
             "experiment_commands: no experiments",
             hint="give --experiment_commands 'COMMAND' ['COMMAND' ...]",
         )
-    sweep = Sweep.of_commands(group_name, experiment_commands, template=template_name)
+    sweep = Sweep.of_commands(
+        group_name, experiment_commands, template=template_name, dispatch=Dispatch.SSH
+    )
     settings = _settings(project_id, zone, endpoint, local=local)
     clients = Clients.connect(settings)
     planned = _plan(sweep, clients)
@@ -108,14 +111,13 @@ def cloud_manager(
     live.tell_plan(planned)
     say("Sending commands to every container VM... (waiting for container inner VM is ready too)")
     goes_on = f"gcloud-ops{' --local' if local else ''} sweep"
+    events = launching.launch(planned, clients)
     try:
         with live.display(planned.instances) as showing:
             if watch:
-                seen = live.launch_and_watch(
-                    planned, clients, patience=launching.PATIENCE, showing=showing
-                )
+                seen = live.follow_and_watch(name, clients, events, showing=showing)
             else:
-                end = live.launch(planned, clients, patience=launching.PATIENCE, showing=showing)
+                end = live.follow(events, showing=showing)
     except KeyboardInterrupt:
         say(f"{PROGRAM}: interrupted; {name} goes on (`{goes_on} watch {name}`, `... cancel`)")
         return ExitCode.INTERRUPTED
@@ -150,13 +152,10 @@ def _plan(sweep: "Sweep", clients: "Clients") -> "LaunchPlan":
     """
     from gcloud_ops import groups, launching
     from gcloud_ops.errors import AlreadyExists
-    from gcloud_ops.model import Sweep
 
     try:
         return launching.plan(sweep, clients)
     except AlreadyExists:
         if groups.get_group(clients, sweep.name) is not None:
             raise
-    name = launching.free_name(sweep.name, clients)
-    commands = [experiment.command for experiment in sweep.experiments]
-    return launching.plan(Sweep.of_commands(name, commands, template=sweep.template), clients)
+    return launching.plan(sweep.renamed(launching.free_name(sweep.name, clients)), clients)

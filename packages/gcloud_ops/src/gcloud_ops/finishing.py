@@ -20,7 +20,7 @@ from gcloud_ops.clients import CALL_TIMEOUT, Clients
 from gcloud_ops.contract import SCHEMA, Experiment, Manifest, Record, timestamp
 from gcloud_ops.errors import AlreadyExists, GcloudOpsError, NotFound, Unavailable
 from gcloud_ops.model import Member, Snapshot
-from gcloud_ops.objects import list_blobs, read_object, write_object
+from gcloud_ops.objects import delete_object, list_blobs, read_object, write_object
 from gcloud_ops.signals import (
     EXPERIMENT_FINISHED,
     PATIENCE,
@@ -39,6 +39,7 @@ __all__ = [
     "is_gone",
     "mark_cancelled",
     "mark_lost",
+    "remove_marker",
     "signal_sweep",
 ]
 
@@ -147,6 +148,8 @@ def find_lost(
     def is_lost(experiment: Experiment) -> bool:
         record = records.get(experiment.id)
         if (record is not None and record.is_final) or not is_gone(members.get(experiment.id)):
+            return False
+        if record is not None and record.state == "again":  # somebody is about to bring it back
             return False
         if record is None:  # without any record at all, the launch has not come so far
             return bool(records) and now - made > WITHOUT_RECORD * lost_after
@@ -287,6 +290,11 @@ def signal_sweep(
     return True
 
 
+def remove_marker(clients: Clients, bucket: str, manifest: Manifest) -> None:
+    """Take back that the sweep has ended: somebody makes it go on, and its end is to come."""
+    delete_object(clients, bucket, _marker_name(manifest))
+
+
 def mark_cancelled(clients: Clients, bucket: str, manifest: Manifest) -> None:
     """Say that the whole sweep is cancelled, before its records do: its end is not signalled."""
     marker = _marker_of(manifest, "cancelled")
@@ -338,6 +346,10 @@ def _marker_of(manifest: Manifest, status: str) -> dict[str, Any]:
     }
 
 
+def _marker_name(manifest: Manifest) -> str:
+    return f"{manifest.sweep}/finished.json"
+
+
 def _is_unwritten(content: Mapping[str, Any]) -> bool:
     return content.get("written") is False and content.get("status") != "cancelled"
 
@@ -348,7 +360,7 @@ def _write_marker(
     return write_object(
         clients,
         bucket,
-        f"{manifest.sweep}/finished.json",
+        _marker_name(manifest),
         json.dumps(marker),
         {},
         generation=generation,
@@ -364,7 +376,7 @@ def _replace_marker(
 
 
 def _read_marker(clients: Clients, bucket: str, manifest: Manifest) -> _Marker | None:
-    name = f"{manifest.sweep}/finished.json"
+    name = _marker_name(manifest)
     try:
         content, generation = read_object(
             clients, bucket, name, resource=f"sweep {manifest.sweep}"
@@ -445,7 +457,10 @@ class Announcer:
         if self._refused:
             return False
         return any(
-            row.record is not None and _is_open(row.record) and is_gone(row.member)
+            row.record is not None
+            and _is_open(row.record)
+            and row.record.state != "again"
+            and is_gone(row.member)
             for row in seen.rows
         )
 

@@ -37,26 +37,18 @@ def list_instances(
 ) -> tuple[Instance, ...]:
     """Instances by name, in one call.
 
-    With a group, those with its label `sinergym-sweep` in its zone; else all of the project,
-    or of the zone where one is given.
+    With a group, those with its label `sinergym-sweep`; with a zone, those in it; else all of
+    the project.
     """
-    if group is None and zone is None:
-        scopes = clients.read_all(
-            f"project {clients.project}",
-            clients.instances.aggregated_list,
-            project=clients.project,
-        )
+    wanted = f"labels.{SWEEP_LABEL}={checked_name(group, 'group')}" if group else ""
+    fields = {"project": clients.project, **({"filter": wanted} if wanted else {})}
+    if zone is None:
+        about = f"instances of {group}" if group else f"project {clients.project}"
+        scopes = clients.read_all(about, clients.instances.aggregated_list, **fields)
         found = [one for _, content in scopes for one in content.instances]
     else:
-        where = zone or clients.zone
-        wanted = f"labels.{SWEEP_LABEL}={checked_name(group, 'group')}" if group else ""
-        found = clients.read_all(
-            f"instances of {group or where}",
-            clients.instances.list,
-            project=clients.project,
-            zone=where,
-            **({"filter": wanted} if wanted else {}),
-        )
+        about = f"instances of {group or zone}"
+        found = clients.read_all(about, clients.instances.list, zone=zone, **fields)
     return tuple(sorted((_instance(one) for one in found), key=lambda one: (one.name, one.zone)))
 
 

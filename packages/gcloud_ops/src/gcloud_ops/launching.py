@@ -1,51 +1,67 @@
 """How a sweep comes to be: what is checked first, and each step from the bucket to the commands.
 
     plan    check everything that can be checked, create nothing
-    launch  bucket -> manifest -> group of size 0 -> instances by name -> commands, as events
+    launch  bucket -> manifest -> group -> instances by name (-> commands over SSH), as events
+    resume  go on with a launch that was interrupted, from whatever it had come to
 
 The cloud is the database: a launcher that is killed loses nothing but its own view. What it had
-done is in the bucket and on Compute Engine, where `sweeps.status` finds it and `sweeps.cancel`
-takes it up.
+done is in the bucket and on Compute Engine, where `sweeps.status` finds it, and `resume` and
+`sweeps.cancel` take it up.
 """
 
 import getpass
 import platform
-import queue
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
-from gcloud_ops import groups, instances, objects, ssh, templates
+from gcloud_ops import groups, instances, objects, prices, provenance, ssh, templates
 from gcloud_ops.bucket import (
     create_manifest,
     delete_sweep,
-    end_record,
     list_manifests,
     list_records,
     read_manifest,
+    write_difference,
 )
 from gcloud_ops.clients import Clients
-from gcloud_ops.contract import Dispatch, Manifest
-from gcloud_ops.dispatch import (
-    AT_ONCE,
-    CommandSent,
-    Dispatcher,
-    DispatchFailed,
-    raise_open_files_limit,
+from gcloud_ops.contract import Dispatch, Experiment, Image, Machine, Manifest, Record, Source
+from gcloud_ops.costs import PlanCost, plan_cost
+from gcloud_ops.delivering import (
+    FOR_CONTAINER,
+    FOR_GROUP,
+    FOR_INSTANCE,
+    DeliveryEvent,
+    GroupGone,
+    InstanceUp,
+    Launched,
+    Stalled,
+    deliver,
 )
+from gcloud_ops.dispatch import AT_ONCE, CommandSent, DispatchFailed
 from gcloud_ops.errors import (
     AlreadyExists,
     GcloudOpsError,
-    InvalidRequest,
     NotFound,
-    NotReady,
+    OperationFailed,
+    PermissionDenied,
     Unavailable,
 )
-from gcloud_ops.finishing import Announcer
-from gcloud_ops.model import Instance, Member, Sweep
-from gcloud_ops.text import one_line
+from gcloud_ops.finishing import remove_marker
+from gcloud_ops.model import Location, Member, Sweep, check_zones, region_of
+from gcloud_ops.raising import (
+    BUCKET_KEY,
+    FOR_CLOUD,
+    FOR_REMOVAL,
+    PATIENCE,
+    GroupMade,
+    InstancesRequested,
+    Waiting,
+    raise_members,
+)
 
 __all__ = [
     "BUCKET_KEY",
@@ -53,6 +69,7 @@ __all__ = [
     "FOR_CONTAINER",
     "FOR_GROUP",
     "FOR_INSTANCE",
+    "FOR_REMOVAL",
     "PATIENCE",
     "BucketMade",
     "CommandSent",
@@ -64,26 +81,17 @@ __all__ = [
     "LaunchEvent",
     "LaunchPlan",
     "Launched",
+    "NothingToDo",
+    "Reopened",
     "Stalled",
     "Waiting",
+    "bring_up",
+    "check_key",
     "free_name",
     "launch",
     "plan",
+    "resume",
 ]
-
-BUCKET_KEY = "sinergym-bucket"
-"""Metadata key with the bucket's name."""
-
-PATIENCE = 1800.0
-"""Seconds for which a launch waits without anything moving, before it gives up waiting."""
-
-FOR_GROUP = "the group to take it up"
-FOR_INSTANCE = "its instance to run"
-FOR_CONTAINER = "its container to be ready"
-FOR_CLOUD = "the cloud to answer"
-"""What an experiment may wait for, besides what Compute Engine gives a code."""
-
-_TICK = 1.0  # seconds between two looks at the group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,14 +101,38 @@ class LaunchPlan:
     sweep: Sweep
     project: str
     zone: str
+    """The zone, or the first of several."""
     bucket: str
     bucket_exists: bool
     template: templates.Template
+    cost: PlanCost
+    """What it costs, and may cost at most."""
+    zones: tuple[str, ...] = ()
+    """Of a regional group; none: it is a zonal one."""
+    image: Image | None = None
+    source: Source | None = None
+    difference: bytes = b""
+    """What the working folder has besides the commit of `source`."""
 
     @property
     def instances(self) -> int:
         """How many VMs it takes."""
         return len(self.sweep.experiments)
+
+    @property
+    def machine_types(self) -> tuple[str, ...]:
+        """The machine types that its instances may have, the preferred one first."""
+        return self.sweep.machine_types or (self.template.machine_type,)
+
+    @property
+    def spot(self) -> bool:
+        """Whether its instances are Spot VMs."""
+        return self.sweep.spot
+
+    @property
+    def seconds(self) -> int | None:
+        """How long each experiment may take on instances; None: no limit."""
+        return self.cost.seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,124 +144,83 @@ class BucketMade:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupMade:
-    """The manifest is written and the group is there, without instances yet."""
-
-    group: str
-    zone: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstancesRequested:
-    """Compute Engine has accepted to create the instances."""
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceUp:
-    """An instance runs; its container is on the way."""
-
-    experiment: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """What the experiments that have no command yet wait for; told when it changes."""
-
-    reasons: Mapping[str, int]
-    """What for -> how many: `FOR_GROUP`..., or Compute Engine's code for why it can't create."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stalled:
-    """Nothing has moved or trained for the launch's patience: it stops waiting.
-
-    The sweep stays as it is.
-    """
+class Reopened:
+    """Experiments that had ended are to run again: their records say so."""
 
     experiments: tuple[str, ...]
-    reasons: Mapping[str, int]
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupGone:
-    """The instance group went away meanwhile: somebody has cancelled the sweep."""
+class NothingToDo:
+    """There is nothing to go on with; nothing was changed."""
 
-    experiments: tuple[str, ...]
-    """Those that had no command yet."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launched:
-    """The launch is over: the last event."""
-
-    sent: int
-    failed: int
-    waiting: int
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every experiment has its command."""
-        return not self.failed and not self.waiting
+    why: str
 
 
 type LaunchEvent = (
-    BucketMade
-    | GroupMade
-    | InstancesRequested
-    | InstanceUp
-    | Waiting
-    | CommandSent
-    | DispatchFailed
-    | Stalled
-    | GroupGone
-    | Launched
+    BucketMade | GroupMade | InstancesRequested | Reopened | NothingToDo | DeliveryEvent
 )
 
 
-def plan(sweep: Sweep, clients: Clients) -> LaunchPlan:
+def plan(sweep: Sweep, clients: Clients, *, source: Path | None = None) -> LaunchPlan:
     """Check all that a launch needs, and create nothing.
 
+    Args:
+        sweep: What to launch.
+        clients: The cloud.
+        source: The working folder whose state the manifest is to name; None: none.
+
     Raises:
-        InvalidRequest: No project, or the zone is not of a zone's form.
-        NotFound: The template or the zone isn't there.
+        InvalidRequest: No project; a zone, machine type or limit that can't be, or zones that
+            don't go together.
+        NotFound: The template, a zone or the image isn't there.
         AlreadyExists: A sweep or an instance group of that name is.
         CredentialsMissing, PermissionDenied, Unavailable: The cloud doesn't let us look.
     """
     settings = clients.settings
     project = settings.require_project()
-    zone = sweep.zone or settings.zone
+    zones = sweep.zones or (sweep.zone or settings.zone,)
     bucket = sweep.bucket or settings.bucket_name
-    if not instances.zone_exists(clients, zone):
-        raise NotFound(
-            f"zone: there is no zone {zone!r} in project {project}",
-            resource=f"zone {zone}",
-            hint="see `gcloud compute zones list`",
-        )
+    found = provenance.state_of(source) if source is not None else None
+    check_zones(zones)
+    for zone in zones:
+        if not instances.zone_exists(clients, zone):
+            raise NotFound(
+                f"zone: there is no zone {zone!r} in project {project}",
+                resource=f"zone {zone}",
+                hint="see `gcloud compute zones list`",
+            )
     template = templates.get_template(clients, sweep.template or settings.template)
-    bucket_exists = objects.bucket_exists(clients, bucket)
-    if bucket_exists and _manifest_exists(clients, bucket, sweep.name):
+    exists = objects.holds(clients, bucket, f"{sweep.name}/sweep.json")
+    if exists:
         raise AlreadyExists(
             f"name: there is a sweep {sweep.name!r} in gs://{bucket} already",
             resource=f"sweep {sweep.name}",
             hint="choose another name, or remove it with `gcloud-ops sweep delete`",
         )
-    if groups.get_group(clients, sweep.name, zone=zone) is not None:
+    # Only a regional group takes several machine types.
+    is_regional = len(zones) > 1 or len(sweep.machine_types) > 1
+    planned = LaunchPlan(
+        sweep=sweep,
+        project=project,
+        zone=zones[0],
+        zones=zones if is_regional else (),
+        bucket=bucket,
+        bucket_exists=exists is not None,
+        template=template,
+        cost=_cost(sweep, template, region_of(zones[0])),
+        image=_image(template),
+        source=found[0] if found else None,
+        difference=found[1] if found else b"",
+    )
+    where = Location.of(_manifest(planned))
+    if groups.get_group(clients, sweep.name, where=where) is not None:
         raise AlreadyExists(
-            f"name: there is an instance group {sweep.name!r} in {zone} already",
+            f"name: there is an instance group {sweep.name!r} in {where} already",
             resource=f"group {sweep.name}",
             hint="choose another name",
         )
-    return LaunchPlan(
-        sweep=sweep,
-        project=project,
-        zone=zone,
-        bucket=bucket,
-        bucket_exists=bucket_exists,
-        template=template,
-    )
+    return planned
 
 
 def free_name(name: str, clients: Clients, *, bucket: str | None = None) -> str:
@@ -249,13 +240,9 @@ def launch(
 ) -> Iterator[LaunchEvent]:
     """Do what the plan says, telling each step; ends with `Launched`.
 
-    It goes on for as long as something moves. An instance that Compute Engine can't create now
-    (a stock-out) is waited for; so is a container that is slow to start. As long as experiments
-    that have their commands hold their instances, there is hope: their end frees places. After
-    `patience` seconds in which nothing moved and nobody trained it gives up waiting, with the
-    reason; the sweep stays as it is. An instance that can't be given its command is removed, and
-    its experiment has failed.
-    Close the generator, or kill the process, at any moment: `status` and `cancel` take over.
+    Where commands are read at boot, the launch is over when Compute Engine has accepted to create
+    the instances: they need nobody from then on. Over SSH it goes on as `deliver` does.
+    Close the generator, or kill the process, at any moment: `resume` and `cancel` take over.
 
     Args:
         planned: From `plan`.
@@ -266,201 +253,200 @@ def launch(
 
     Raises:
         AlreadyExists: Somebody has launched a sweep of that name since it was planned.
-        GcloudOpsError: The group or its instances can't be made; what was made is removed again.
+        Unavailable: The cloud has not answered for the patience; what was made stays.
+        GcloudOpsError: The group or its instances are refused; what was made is removed again,
+            unless there are instances already.
     """
-    sweep = planned.sweep
+    sweep, bucket = planned.sweep, planned.bucket
     if not planned.bucket_exists:
         location = clients.settings.bucket_location
-        if objects.ensure_bucket(clients, planned.bucket, location=location):
-            yield BucketMade(bucket=planned.bucket, location=location)
+        if objects.ensure_bucket(clients, bucket, location=location):
+            yield BucketMade(bucket=bucket, location=location)
     manifest = _manifest(planned)
-    create_manifest(clients, planned.bucket, manifest)
+    create_manifest(clients, bucket, manifest)
+    if planned.difference:
+        write_difference(clients, bucket, sweep.name, planned.difference)
+    is_made = is_requested = False
     try:
-        groups.create_group(
+        for event in bring_up(
             clients,
-            sweep.name,
-            planned.template.name,
-            zone=planned.zone,
-            metadata={
-                instances.SWEEP_LABEL: sweep.name,
-                BUCKET_KEY: planned.bucket,
-                "ssh-keys": ssh.public_key_line(clients.settings),
-            },
-            labels={instances.SWEEP_LABEL: sweep.name},
-        )
-        yield GroupMade(group=sweep.name, zone=planned.zone)
-        groups.create_instances(
-            clients, sweep.name, [e.id for e in sweep.experiments], zone=planned.zone
-        )
-    except GcloudOpsError:
-        # Nothing has run, so nothing is lost: leave no half-made sweep behind.
-        groups.delete_group(clients, sweep.name, zone=planned.zone)
-        delete_sweep(clients, planned.bucket, sweep.name)
+            manifest,
+            sweep.experiments,
+            bucket=bucket,
+            is_new=True,
+            patience=patience,
+            at_once=at_once,
+        ):
+            is_made = is_made or isinstance(event, GroupMade)
+            is_requested = is_requested or isinstance(event, InstancesRequested)
+            yield event
+    except (Unavailable, OperationFailed):
         raise
-    yield InstancesRequested(count=planned.instances)
-    if sweep.dispatch is Dispatch.BOOT:
-        yield Launched(sent=planned.instances, failed=0, waiting=0)
-        return
-    announcer = Announcer(clients, planned.bucket, manifest)
-    try:
-        yield from _dispatch(planned, clients, announcer, patience=patience, at_once=at_once)
-        announcer.close()
-    finally:
-        announcer.close(wait=False)
+    except GcloudOpsError:
+        if not is_requested:  # nothing has run, so nothing is lost: leave no half-made sweep
+            _undo(clients, manifest, bucket, is_made=is_made)
+        raise
 
 
-def _dispatch(
-    planned: LaunchPlan,
+def resume(
+    name: str,
     clients: Clients,
-    announcer: Announcer,
     *,
-    patience: float,
-    at_once: int,
+    bucket: str | None = None,
+    patience: float = PATIENCE,
+    at_once: int = AT_ONCE,
 ) -> Iterator[LaunchEvent]:
-    """Give each experiment its command as its instance comes up."""
-    raise_open_files_limit(planned.instances + 256)
-    waiting = {e.id: e.command for e in planned.sweep.experiments}
-    under_way: set[str] = set()
-    sent: set[str] = set()
-    failed = 0
-    told: Mapping[str, int] = {}
-    last_movement = time.monotonic()
-    with Dispatcher(clients, patience=patience, at_once=at_once) as dispatcher:
-        members: dict[str, Member] = {}
-        while waiting:
-            try:
-                listing = groups.list_members(clients, planned.sweep.name, zone=planned.zone)
-                members = {member.name: member for member in listing or ()}
-                fresh = [
-                    name
-                    for name in waiting
-                    if name not in under_way and name in members and members[name].is_up
-                ]
-                found = _instances(planned, clients) if fresh else {}
-            except Unavailable:
-                # The laptop may be off the net for a while; what is under way goes on.
-                listing, fresh, found, answered = (), [], {}, False
-            else:
-                answered = True
-            if listing is None:
-                yield GroupGone(experiments=tuple(waiting))
-                break
-            for name in fresh:
-                if (instance := found.get(name)) and instance.address:
-                    dispatcher.send(name, waiting[name], instance=instance)
-                    under_way.add(name)
-                    last_movement = time.monotonic()
-                    yield InstanceUp(experiment=name)
-            failures: list[DispatchFailed] = []
-            for result in _results(dispatcher, within=_TICK):
-                waiting.pop(result.experiment)
-                last_movement = time.monotonic()
-                if isinstance(result, DispatchFailed):
-                    failures.append(result)
-                    continue
-                sent.add(result.experiment)
-                yield result
-            announcer.announce(_give_up(planned, clients, failures))
-            failed += len(failures)
-            yield from failures
-            if not sent.isdisjoint(members):
-                last_movement = time.monotonic()
-            reasons = (
-                _reasons(waiting, under_way, members) if answered else {FOR_CLOUD: len(waiting)}
-            )
-            if waiting and reasons != told:
-                told = reasons
-                yield Waiting(reasons=reasons)
-            stalled_for = time.monotonic() - last_movement
-            if waiting and stalled_for > patience:
-                yield Stalled(experiments=tuple(waiting), reasons=reasons, seconds=stalled_for)
-                break
-    yield Launched(sent=len(sent), failed=failed, waiting=len(waiting))
+    """Go on with a launch that was interrupted, whatever it had come to; safe to call at any time.
 
+    Each experiment that is not at its end gets an instance, unless it has one. Those that run
+    are left alone, and those that have ended stay so.
 
-def _give_up(
-    planned: LaunchPlan, clients: Clients, failures: list[DispatchFailed]
-) -> tuple[str, ...]:
-    """Remove instances that can't be given their commands: they would idle, and cost.
+    Args:
+        name: The sweep's.
+        clients: The cloud.
+        bucket: Where it is; None: the setting's.
+        patience: As of `launch`.
+        at_once: As of `launch`.
 
-    The record goes first, and only over one that waits: whoever has begun to run is left alone.
-    What became of the instance is added to the failure's error.
-
-    Returns:
-        Those whose final record we have written: their end is ours to signal.
+    Raises:
+        NotFound: There is no such sweep in the bucket.
+        GcloudOpsError: As `raising.raise_members` does. What there is stays.
     """
-    given_up = [failure for failure in failures if not failure.has_another_command]
-    if not given_up:
-        return ()
-    names: list[str] = []
-    sweep, zone = planned.sweep, planned.zone
-    experiments = {experiment.id: experiment for experiment in sweep.experiments}
-    try:
-        records = list_records(clients, planned.bucket, sweep.name)
-        ended = [
-            failure
-            for failure in given_up
-            if end_record(
-                clients,
-                planned.bucket,
-                sweep.name,
-                experiments[failure.experiment],
-                records.get(failure.experiment),
-                state="failed",
-                kind="dispatch",
-                hint="the launcher could not hand over the command: "
-                + one_line(failure.error.message),
-                only_waiting=True,
-            )
-        ]
-        names = [failure.experiment for failure in ended]
-        if names:
-            groups.delete_instances(clients, sweep.name, names, zone=zone)
-            group = groups.get_group(clients, sweep.name, zone=zone)
-            if group is not None and not group.target_size:
-                groups.delete_group(clients, sweep.name, zone=zone, wait=False)
-        outcomes = dict.fromkeys(names, "its instance is removed")
-    except NotReady:  # the group is being deleted, with all of them
-        outcomes = {}
-    except GcloudOpsError as error:
-        problem = f"its instance could not be removed: {one_line(error.message)}"
-        outcomes = dict.fromkeys((failure.experiment for failure in given_up), problem)
-    for failure in given_up:
-        if outcome := outcomes.get(failure.experiment):
-            hint = failure.error.hint
-            failure.error.hint = f"{hint}; {outcome}" if hint else outcome
-    return tuple(names)
+    bucket = bucket or clients.settings.bucket_name
+    manifest = read_manifest(clients, bucket, name)
+    # Members before records: who is gone from the group has written its last record.
+    listing = groups.list_members(clients, name, where=Location.of(manifest))
+    members = {member.name: member for member in listing or ()}
+    records = list_records(clients, bucket, name)
+    wanted = [
+        experiment
+        for experiment in manifest.experiments
+        if _is_open(experiment, members, records, manifest.dispatch)
+    ]
+    if not wanted:
+        yield NothingToDo(why=_why_nothing(manifest, records))
+        return
+    if listing is not None and manifest.dispatch is Dispatch.SSH:
+        check_key(clients, manifest)
+    if not all(experiment.id in members for experiment in wanted):
+        remove_marker(clients, bucket, manifest)  # a cancel that was interrupted, too
+    yield from bring_up(
+        clients, manifest, wanted, bucket=bucket, patience=patience, at_once=at_once
+    )
 
 
-def _results(dispatcher: Dispatcher, *, within: float) -> Iterator[CommandSent | DispatchFailed]:
-    """What the dispatcher has to tell within so many seconds."""
-    end = time.monotonic() + within
-    while (left := end - time.monotonic()) > 0:
-        try:
-            yield dispatcher.results.get(timeout=left)
-        except queue.Empty:
-            return
+def bring_up(
+    clients: Clients,
+    manifest: Manifest,
+    experiments: Collection[Experiment],
+    *,
+    bucket: str,
+    leaving: Mapping[str, str] | None = None,
+    is_new: bool = False,
+    patience: float = PATIENCE,
+    at_once: int = AT_ONCE,
+) -> Iterator[GroupMade | InstancesRequested | DeliveryEvent]:
+    """Give experiments their instances, and over SSH their commands; ends with `Launched`.
+
+    The arguments are those of `raise_members` and of `deliver`, and so are the errors.
+    """
+    yield from raise_members(
+        clients,
+        manifest,
+        [experiment.id for experiment in experiments],
+        bucket=bucket,
+        leaving=leaving,
+        is_new=is_new,
+        patience=patience,
+    )
+    if manifest.dispatch is Dispatch.BOOT:
+        yield Launched(sent=len(experiments), failed=0, waiting=0, at_boot=True)
+        return
+    yield from deliver(
+        clients, manifest, experiments, bucket=bucket, patience=patience, at_once=at_once
+    )
 
 
-def _reasons(
-    waiting: Mapping[str, str], under_way: set[str], members: Mapping[str, Member]
-) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in waiting:
-        member = members.get(name)
-        if name in under_way:
-            reason = FOR_CONTAINER
-        elif member is None:
-            reason = FOR_GROUP
-        else:
-            reason = member.error_code or FOR_INSTANCE
-        counts[reason] = counts.get(reason, 0) + 1
-    return counts
+def check_key(clients: Clients, manifest: Manifest) -> None:
+    """Refuse to go on with a sweep over SSH whose instances don't let our key in.
+
+    Its experiments would be given up one by one, though their own launcher may be at work.
+
+    Raises:
+        PermissionDenied: They have another's key.
+    """
+    found = groups.instances_metadata(clients, manifest.sweep, where=Location.of(manifest))
+    if found is None or ssh.public_key_line(clients.settings) in found.get("ssh-keys", ""):
+        return
+    by = manifest.launcher.get("user", "somebody"), manifest.launcher.get("host", "elsewhere")
+    raise PermissionDenied(
+        f"sweep {manifest.sweep}: its instances take commands over SSH from another key than ours",
+        resource=f"sweep {manifest.sweep}",
+        hint=f"{by[0]} launched it on {by[1]}: go on with it there",
+    )
 
 
-def _instances(planned: LaunchPlan, clients: Clients) -> dict[str, Instance]:
-    found = instances.list_instances(clients, group=planned.sweep.name, zone=planned.zone)
-    return {instance.name: instance for instance in found}
+def _is_open(
+    experiment: Experiment,
+    members: Mapping[str, Member],
+    records: Mapping[str, Record],
+    dispatch: Dispatch,
+) -> bool:
+    """Whether an experiment has no instance, or over SSH perhaps no command."""
+    member, record = members.get(experiment.id), records.get(experiment.id)
+    if record is not None and record.is_final:
+        return False
+    if member is None:
+        return True
+    if dispatch is Dispatch.BOOT:
+        return False
+    has_begun = record is not None and record.state not in {"waiting", "again"}
+    return not (has_begun and record is not None and record.instance_id == member.id)
+
+
+def _why_nothing(manifest: Manifest, records: Mapping[str, Record]) -> str:
+    ended = sum(record.is_final for record in records.values())
+    if ended < len(manifest.experiments):
+        return "every experiment that is not at its end has its instance"
+    bad = sum(record.state != "finished" for record in records.values())
+    if not bad:
+        return "every experiment has finished"
+    again = f"gcloud-ops sweep rerun {manifest.sweep} --failed"
+    return f"every experiment has ended, {bad} of them not well: `{again}` runs those again"
+
+
+def _undo(clients: Clients, manifest: Manifest, bucket: str, *, is_made: bool) -> None:
+    with suppress(GcloudOpsError):  # why the launch failed says more
+        if is_made:
+            groups.delete_group(clients, manifest.sweep, where=Location.of(manifest))
+        delete_sweep(clients, bucket, manifest.sweep)
+
+
+def _cost(sweep: Sweep, template: templates.Template, region: str) -> PlanCost:
+    machine = _machine(sweep, template)
+    return plan_cost(
+        prices.load(),
+        count=len(sweep.experiments),
+        machine=replace(machine, types=machine.types or (template.machine_type,)),
+        region=region,
+        hours=sweep.hours,
+        max_hours=sweep.max_hours,
+        max_cost=sweep.max_cost,
+        address=template.external_address,
+    )
+
+
+def _machine(sweep: Sweep, template: templates.Template) -> Machine:
+    return Machine(
+        types=sweep.machine_types,
+        spot=sweep.spot,
+        disk_gb=template.disk_gb,
+        disk_type=template.disk_type,
+    )
+
+
+def _image(template: templates.Template) -> Image | None:
+    return Image(name=template.image) if template.image else None
 
 
 def _manifest(planned: LaunchPlan) -> Manifest:
@@ -469,6 +455,7 @@ def _manifest(planned: LaunchPlan) -> Manifest:
         created=datetime.now(UTC),
         project=planned.project,
         zone=planned.zone,
+        zones=planned.zones,
         template=planned.template.name,
         dispatch=planned.sweep.dispatch,
         launcher={
@@ -478,14 +465,13 @@ def _manifest(planned: LaunchPlan) -> Manifest:
         },
         experiments=planned.sweep.experiments,
         alert_each=planned.sweep.announces_each,
+        retry=planned.sweep.retry,
+        seconds=planned.seconds,
+        machine=replace(
+            _machine(planned.sweep, planned.template),
+            hourly=planned.cost.hourly,
+            priced=planned.cost.priced,
+        ),
+        image=planned.image,
+        source=planned.source,
     )
-
-
-def _manifest_exists(clients: Clients, bucket: str, name: str) -> bool:
-    try:
-        read_manifest(clients, bucket, name)
-    except NotFound:
-        return False
-    except InvalidRequest:  # one that another version wrote is there all the same
-        return True
-    return True

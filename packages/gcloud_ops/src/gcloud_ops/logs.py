@@ -20,7 +20,7 @@ from gcloud_ops.contract import CONTAINER
 from gcloud_ops.dispatch import AT_ONCE, raise_open_files_limit
 from gcloud_ops.errors import GcloudOpsError, NotFound, Unavailable
 from gcloud_ops.model import ExperimentStatus, Instance, Observation, Snapshot
-from gcloud_ops.sweeps import SweepWatch, is_over
+from gcloud_ops.sweeps import SweepWatch, is_over, select
 
 __all__ = ["LogChunk", "follow", "read", "select"]
 
@@ -61,28 +61,6 @@ def read(
     if tail is None:
         return read_log(clients, bucket, sweep, experiment, attempt=attempt)[0]
     return tail_log(clients, bucket, sweep, experiment, lines=tail, attempt=attempt)[0]
-
-
-def select(seen: Snapshot, wanted: Iterable[str]) -> tuple[str, ...]:
-    """Ids of experiments from what people write: `quick-0007`, `0007` or `7`; none means all.
-
-    Raises:
-        NotFound: The sweep has no such experiment.
-    """
-    known = {row.id: row.id for row in seen.rows}
-    for row in seen.rows:
-        number = row.id.removeprefix(f"{seen.name}-")
-        known |= {number: row.id, number.lstrip("0"): row.id}
-    chosen = []
-    for name in wanted:
-        if name not in known:
-            raise NotFound(
-                f"sweep {seen.name} has no experiment {name!r}",
-                resource=f"experiment {name}",
-                hint=f"it has {seen.rows[0].id} to {seen.rows[-1].id}",
-            )
-        chosen.append(known[name])
-    return tuple(dict.fromkeys(chosen)) or tuple(row.id for row in seen.rows)
 
 
 def follow(
@@ -309,17 +287,17 @@ class _Following:
     async def _connect(
         self, instance: str
     ) -> contextlib.AbstractAsyncContextManager[ssh.Connection]:
-        zone = self._looking.manifest.zone
         if instance not in self._instances:
             found = await asyncio.to_thread(
                 instances.list_instances,
                 self._clients,
                 group=self._looking.manifest.sweep,
-                zone=zone,
+                zone=self._looking.where.zone or None,
             )
             self._instances = {it.name: it for it in found if it.address}
         if instance not in self._instances:
             raise NotFound(f"{instance}: it has no address")
+        zone = self._instances[instance].zone
         keys = await asyncio.to_thread(instances.host_keys, self._clients, instance, zone=zone)
         return ssh.reach(self._clients, self._instances[instance], keys)
 

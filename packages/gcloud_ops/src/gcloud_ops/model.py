@@ -4,31 +4,42 @@ All are frozen. Specs go out, observations come back; an experiment's status is 
 `status_of` derives it from the observations, and is the only place that does.
 """
 
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self
 
 from gcloud_ops.contract import Dispatch, Experiment, Manifest, Record, Retry
 from gcloud_ops.errors import InvalidRequest
+from gcloud_ops.failures import explain, waits_for
 
 __all__ = [
     "ALERT_EACH",
     "MAX_EXPERIMENTS",
+    "MOST_RETRIES",
+    "RETRIED",
+    "RETRYABLE",
     "Container",
     "ExperimentStatus",
     "Group",
     "Instance",
+    "Location",
     "Member",
     "Observation",
     "Snapshot",
     "Sweep",
     "SweepSummary",
+    "check_machine_type",
+    "check_retry",
     "check_sweep_name",
+    "check_zones",
     "experiment_id",
+    "region_of",
+    "spent_by",
     "status_of",
 ]
 
@@ -41,7 +52,28 @@ ALERT_EACH = 20
 HEARTBEAT_LATE = timedelta(seconds=90)
 """A running record that is older than three heartbeats says that the contact is lost."""
 
+RETRYABLE = (
+    "error",
+    "usage",
+    "not_found",
+    "signal",
+    "oom",
+    "disk_full",
+    "energyplus",
+    "nan",
+    "upload",
+)
+"""Kinds of failure (docs/contract.md) that a policy may name: those of a command that has run."""
+
+RETRIED = ("error", "signal", "oom", "energyplus", "upload")
+"""Those of them that are tried again where only a number is given."""
+
+MOST_RETRIES = 20
+"""As many attempts as a record remembers."""
+
+_MACHINE_TYPE = re.compile(r"[a-z][-a-z0-9]{1,62}")
 _SWEEP_NAME = re.compile(r"[a-z]([-a-z0-9]{0,52}[a-z0-9])?")
+_ZONE = re.compile(r"[a-z]+-[a-z]+[0-9]+-[a-z]")
 
 
 class ExperimentStatus(StrEnum):
@@ -114,7 +146,7 @@ class Sweep:
     zones: tuple[str, ...] = ()
     """Zones of one region, any of which may have instances (a regional group); none: `zone`."""
     bucket: str | None = None
-    dispatch: Dispatch = Dispatch.SSH
+    dispatch: Dispatch = Dispatch.BOOT
     machine_types: tuple[str, ...] = ()
     """Machine types, the preferred one first, each taken when those before are not to be had;
     none: the template's."""
@@ -159,6 +191,28 @@ class Sweep:
                     f"sweep {self.name}: the command of {experiment.id} is empty",
                     resource=f"sweep {self.name}",
                 )
+        check_zones(self.zones)
+        for machine_type in self.machine_types:
+            check_machine_type(machine_type, field="machines")
+        if len(set(self.machine_types)) < len(self.machine_types):
+            raise InvalidRequest("machines: one is there twice")
+        for field_, value in (
+            ("hours", self.hours),
+            ("max_hours", self.max_hours),
+            ("max_cost", self.max_cost),
+        ):
+            if value is not None and not 0 < value < math.inf:
+                raise InvalidRequest(f"{field_}: {value} is not a number above 0")
+        if self.retry is not None:
+            check_retry(self.retry)
+
+    def renamed(self, name: str) -> Self:
+        """The same sweep under another name, its experiments numbered anew."""
+        experiments = tuple(
+            replace(experiment, id=experiment_id(name, number))
+            for number, experiment in enumerate(self.experiments, start=1)
+        )
+        return replace(self, name=name, experiments=experiments)
 
     @classmethod
     def of_commands(
@@ -169,7 +223,7 @@ class Sweep:
         template: str | None = None,
         zone: str | None = None,
         bucket: str | None = None,
-        dispatch: Dispatch = Dispatch.SSH,
+        dispatch: Dispatch = Dispatch.BOOT,
     ) -> Self:
         """Number the commands from 1 in their order."""
         return cls(
@@ -203,6 +257,95 @@ def check_sweep_name(name: str) -> str:
 def experiment_id(sweep: str, number: int) -> str:
     """The id of a sweep's experiment, numbered from 1."""
     return f"{sweep}-{number:04d}"
+
+
+def check_machine_type(name: str, *, field: str = "machine_type") -> str:
+    """The machine type, if it has a machine type's form.
+
+    Raises:
+        InvalidRequest: It hasn't; the message begins with the field.
+    """
+    if _MACHINE_TYPE.fullmatch(name):
+        return name
+    raise InvalidRequest(
+        f"{field}: {name!r} is not a machine type such as n2-highcpu-8",
+        resource=f"machine type {name}",
+    )
+
+
+def check_retry(retry: Retry) -> None:
+    """Refuse a policy that no runner can follow.
+
+    Raises:
+        InvalidRequest: A number is out of bounds, or a kind is none that can be tried again.
+    """
+    if not 1 <= retry.times <= MOST_RETRIES:
+        raise InvalidRequest(f"retry.times: {retry.times} is not between 1 and {MOST_RETRIES}")
+    if not 0 <= retry.wait <= 3600:
+        raise InvalidRequest(f"retry.wait: {retry.wait:g} is not between 0 and 3600 seconds")
+    if not retry.kinds:
+        raise InvalidRequest(
+            "retry.kinds: none, so nothing would be tried again",
+            hint=f"the kinds are {', '.join(RETRYABLE)}",
+        )
+    for kind in retry.kinds:
+        if kind not in RETRYABLE:
+            raise InvalidRequest(
+                f"retry.kinds: {kind!r} is no kind of failure that is tried again",
+                hint=f"the kinds are {', '.join(RETRYABLE)}",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where an instance group is: in a zone, or in a region with the zones that it may use."""
+
+    zone: str = ""
+    """"" for a regional group."""
+    region: str = ""
+    """"" for a zonal group."""
+    zones: tuple[str, ...] = ()
+    """Of a regional group that is to be made, the zones that its instances may be in."""
+
+    def __str__(self) -> str:
+        return self.zone or self.region
+
+    @classmethod
+    def of(cls, place: "Manifest | Group") -> Self:
+        """Where a sweep's group is to be, or where a group is."""
+        if isinstance(place, Group):
+            return cls(zone=place.zone, region=place.region)
+        if place.zones:
+            return cls(region=region_of(place.zones[0]), zones=place.zones)
+        return cls(zone=place.zone)
+
+
+def region_of(zone: str) -> str:
+    """A zone's region: a zone's name is its region's and a letter."""
+    return zone.rpartition("-")[0]
+
+
+def check_zones(zones: Sequence[str]) -> None:
+    """Refuse what one group can't be in.
+
+    Raises:
+        InvalidRequest: One is not of a zone's form, is there twice, or is of another region.
+    """
+    field = "zone" if len(zones) == 1 else "zones"
+    for number, zone in enumerate(zones):
+        if not _ZONE.fullmatch(zone):
+            raise InvalidRequest(
+                f"{field}: {zone!r} is not a zone such as europe-west1-b", resource=f"zone {zone}"
+            )
+        if zone in zones[:number]:
+            raise InvalidRequest(f"zones: {zone} is there twice", resource=f"zone {zone}")
+        if region_of(zone) != region_of(zones[0]):
+            raise InvalidRequest(
+                f"zones: {zones[0]} and {zone} are in different regions",
+                resource=f"zone {zone}",
+                hint="one sweep is one instance group, whose zones are of one region; launch a "
+                "sweep for each region",
+            )
 
 
 # --------------------------------------------------------------------- observations
@@ -346,20 +489,35 @@ class SweepSummary:
 
 
 def status_of(
-    member: Member | None, record: Record | None, *, now: datetime, group_exists: bool
+    member: Member | None,
+    record: Record | None,
+    *,
+    now: datetime,
+    group_exists: bool,
+    seconds: int | None = None,
 ) -> tuple[ExperimentStatus, str]:
     """Derive an experiment's status, and the reason where there is one.
 
     The record's last word counts before all else: what is finished stays finished whatever
-    the group shows. Then Compute Engine's view, then the record's liveness.
+    the group shows. Then Compute Engine's view, then the record's liveness. Who waits for an
+    instance is never lost, however long it takes.
+
+    Args:
+        member: The experiment's member of the group; None: it has none.
+        record: Its record; None: there is none yet.
+        now: The time.
+        group_exists: Whether the sweep's group is there.
+        seconds: How long it may take on instances; None: no limit.
     """
     if record is not None and record.is_final:
         return _final_status(record)
     if member is None:
-        return _without_instance(record, group_exists=group_exists)
+        return _without_instance(record, now=now, group_exists=group_exists, seconds=seconds)
     if member.error_code and member.status != "RUNNING":
-        return ExperimentStatus.QUEUED, member.error_code
+        return ExperimentStatus.QUEUED, waits_for(member.error_code, member.error_message)
     if member.action in {"DELETING", "ABANDONING"}:
+        if record is not None and record.state == "again":
+            return ExperimentStatus.PROVISIONING, "its old instance is being deleted"
         return ExperimentStatus.LOST, "its instance is being deleted"
     if member.status != "RUNNING":
         return ExperimentStatus.PROVISIONING, member.action.lower()
@@ -367,13 +525,16 @@ def status_of(
         return ExperimentStatus.STARTING, ""
     if record.instance_id and member.id and record.instance_id != member.id:
         return ExperimentStatus.STARTING, f"attempt {record.attempt + 1}, on a new instance"
+    if record.state == "again":
+        return ExperimentStatus.STARTING, f"attempt {record.attempt + 1}"
     if record.updated is not None and now - record.updated > HEARTBEAT_LATE:
         silent = int((now - record.updated).total_seconds())
         return ExperimentStatus.UNREACHABLE, f"no word for {silent} s"
     try:
-        return ExperimentStatus(record.state), ""
+        status = ExperimentStatus(record.state)
     except ValueError:  # a newer runner's word for something that is not final
         return ExperimentStatus.RUNNING, record.state
+    return status, _why_retrying(record) if status is ExperimentStatus.RETRYING else ""
 
 
 def _final_status(record: Record) -> tuple[ExperimentStatus, str]:
@@ -392,10 +553,30 @@ def _final_status(record: Record) -> tuple[ExperimentStatus, str]:
 
 
 def _without_instance(
-    record: Record | None, *, group_exists: bool
+    record: Record | None, *, now: datetime, group_exists: bool, seconds: int | None
 ) -> tuple[ExperimentStatus, str]:
+    if record is not None and record.state == "again":
+        return ExperimentStatus.PENDING, "to run again: no instance yet"
     if record is not None:
+        if seconds is not None and spent_by(record, now) >= seconds:
+            hours = f"{seconds / 3600:.2f}".rstrip("0").rstrip(".")
+            return ExperimentStatus.LOST, f"out of time: its limit of {hours} h is used up"
         return ExperimentStatus.LOST, f"its instance is gone while {record.state}"
     if group_exists:
         return ExperimentStatus.PENDING, "no instance yet"
     return ExperimentStatus.PENDING, "no instance group: the launch was interrupted"
+
+
+def spent_by(record: Record, now: datetime) -> float:
+    """Seconds that an experiment has taken on instances, all attempts since its last rerun."""
+    if record.started is None:
+        return record.spent
+    return record.spent + max(0.0, ((record.ended or now) - record.started).total_seconds())
+
+
+def _why_retrying(record: Record) -> str:
+    if not record.history:
+        return f"after attempt {record.attempt}"
+    last = record.history[-1]
+    why = f"attempt {last.number}: {explain(last.kind).words}"
+    return f"{why}: {last.hint}" if last.hint else why

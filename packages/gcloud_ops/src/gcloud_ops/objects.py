@@ -28,8 +28,10 @@ from gcloud_ops.errors import (
 __all__ = [
     "Entry",
     "bucket_exists",
+    "delete_object",
     "delete_prefix",
     "ensure_bucket",
+    "holds",
     "list_blobs",
     "list_objects",
     "pull",
@@ -97,15 +99,34 @@ def bucket_exists(clients: Clients, bucket: str) -> bool:
     Raises:
         PermissionDenied: There is one, but the account may not list its objects.
     """
+    return holds(clients, bucket, "") is not None
+
+
+def holds(clients: Clients, bucket: str, name: str) -> bool | None:
+    """Whether the bucket holds an object of this name; None: there is no such bucket.
+
+    Raises:
+        PermissionDenied: There is one, but the account may not list its objects.
+    """
     try:
         # Listing needs a permission that every user of a bucket has; reading the bucket's own
         # description (storage.buckets.get) needs one that many don't have.
-        list_blobs(clients, bucket, "name", max_results=1)
+        found = list_blobs(clients, bucket, "name", prefix=name or None, max_results=1)
     except NotFound:
-        return False
+        return None
     except PermissionDenied as error:
         raise _taken(bucket, error.message) from error
-    return True
+    return any(blob.name == name for blob in found)
+
+
+def delete_object(clients: Clients, bucket: str, name: str) -> None:
+    """Delete an object; one that isn't there is done."""
+    blob = clients.storage.bucket(bucket).blob(name)
+    with suppress(NotFound):
+        clients.call(
+            f"object {name}",
+            lambda: blob.delete(if_generation_match=None, retry=None, timeout=CALL_TIMEOUT),
+        )
 
 
 def list_objects(
@@ -227,18 +248,14 @@ def delete_prefix(clients: Clients, bucket: str, prefix: str, *, last: str = "")
     except NotFound:
         return 0
 
-    def delete(blob: Any) -> None:
-        with suppress(NotFound):
-            clients.call(
-                f"object {blob.name}",
-                lambda: blob.delete(if_generation_match=None, retry=None, timeout=CALL_TIMEOUT),
-            )
+    def delete(name: str) -> None:
+        delete_object(clients, bucket, name)
 
+    names = [blob.name for blob in found]
     with ThreadPoolExecutor(_DELETIONS, thread_name_prefix="delete") as pool:
-        list(pool.map(delete, (blob for blob in found if blob.name != last)))
-    for blob in found:
-        if blob.name == last:
-            delete(blob)
+        list(pool.map(delete, (name for name in names if name != last)))
+    if last in names:
+        delete(last)
     return len(found)
 
 
@@ -279,13 +296,13 @@ def write_object(
     clients: Clients,
     bucket: str,
     name: str,
-    text: str,
+    content: str | bytes,
     metadata: Mapping[str, str],
     *,
     generation: int,
     resource: str,
 ) -> int:
-    """Write an object of JSON text if it is of this generation (0: isn't there).
+    """Write an object, JSON text or bytes, if it is of this generation (0: isn't there).
 
     Returns:
         The new generation.
@@ -295,12 +312,13 @@ def write_object(
     """
     blob = clients.storage.bucket(bucket).blob(name)
     blob.metadata = dict(metadata)
+    kind = "application/json" if isinstance(content, str) else "application/octet-stream"
     try:
         clients.call(
             resource,
             lambda: blob.upload_from_string(
-                text,
-                content_type="application/json",
+                content,
+                content_type=kind,
                 if_generation_match=generation,
                 retry=None,
                 timeout=CALL_TIMEOUT,
@@ -309,8 +327,8 @@ def write_object(
     except AlreadyExists:
         # The answer to our own writing may have been lost, and this is that of a second try.
         with suppress(NotFound):
-            content, found = read_object(clients, bucket, name, resource=resource)
-            if content == text.encode():
+            there, found = read_object(clients, bucket, name, resource=resource)
+            if there == (content.encode() if isinstance(content, str) else content):
                 return found
         raise
     return int(blob.generation)

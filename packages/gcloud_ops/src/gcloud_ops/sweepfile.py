@@ -2,8 +2,13 @@
 
 name: quick
 template: sinergym-template      # this and the next two: the setting's, if left out
-zone: europe-west1-b
+zone: europe-west1-b             # or zones: [europe-west1-b, europe-west1-c], of one region
 bucket: my-bucket
+machines: [n2-highcpu-8, n2d-highcpu-8]   # machine types, the preferred one first
+spot: true                       # Spot VMs
+retry: {times: 2, kinds: [error, oom], wait: 60}      # or just a number
+hours: 2                         # that an experiment is expected to take
+max_hours: 10                    # that it may take; max_cost: 50 (dollars) limits the whole sweep
 experiments:                     # commands, as they are
   - sinergym-train --environment Eplus-5zone-hot-continuous-v1 --episodes 2
 base: sinergym-train --episodes 10     # and/or a command ...
@@ -19,19 +24,32 @@ import math
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gcloud_ops.contract import Dispatch
+from gcloud_ops.contract import Dispatch, Retry
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, NotFound
-from gcloud_ops.model import MAX_EXPERIMENTS, Sweep
+from gcloud_ops.model import MAX_EXPERIMENTS, RETRIED, Sweep
 
-__all__ = ["SweepFile", "read_sweep"]
+__all__ = ["RetryPolicy", "SweepFile", "read_sweep"]
 
 type Scalar = bool | int | float | str
+
+
+class RetryPolicy(BaseModel):
+    """Which failures the runner tries again by itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    times: int = Field(description="How often, at most, for one experiment.")
+    kinds: list[str] = Field(
+        default_factory=lambda: list(RETRIED), description="Kinds of failure, such as error, oom."
+    )
+    wait: int | float = Field(60, description="Seconds before the first retry; then they double.")
 
 
 class SweepFile(BaseModel):
@@ -42,8 +60,19 @@ class SweepFile(BaseModel):
     name: str = Field(description="The sweep's name, and so its instance group's.")
     template: str | None = Field(None, description="Instance template.")
     zone: str | None = Field(None, description="Compute Engine zone.")
+    zones: list[str] = Field(
+        default_factory=list, description="Zones of one region; any of them may have instances."
+    )
     bucket: str | None = Field(None, description="Bucket for the results.")
-    dispatch: str = Field("ssh", description="How commands reach the containers: ssh or boot.")
+    machines: list[str] = Field(
+        default_factory=list, description="Machine types, the preferred one first."
+    )
+    spot: bool = Field(False, description="Whether the instances are Spot VMs.")
+    retry: int | RetryPolicy | None = Field(None, description="What is tried again, how often.")
+    hours: int | float | None = Field(None, description="Hours that an experiment will take.")
+    max_hours: int | float | None = Field(None, description="Hours that an experiment may take.")
+    max_cost: int | float | None = Field(None, description="Dollars that the sweep may cost.")
+    dispatch: str = Field("boot", description="How commands reach the containers: boot or ssh.")
     experiments: list[str] = Field(default_factory=list, description="Commands, as they are.")
     base: str | None = Field(None, description="Command to which grid and seeds add flags.")
     grid: dict[str, list[Scalar]] = Field(
@@ -56,7 +85,9 @@ class SweepFile(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.dispatch not in set(Dispatch):
-            raise ValueError(f"dispatch is ssh or boot, not {self.dispatch!r}")
+            raise _Misplaced(("dispatch",), f"dispatch is boot or ssh, not {self.dispatch!r}")
+        if self.zone is not None and self.zones:
+            raise _Misplaced(("zones",), "zone and zones: give one of them")
         if self.base is None and (self.grid or self.seeds):
             raise ValueError("grid and seeds need a base, the command that they add flags to")
         if isinstance(self.seeds, int) and self.seeds < 1:
@@ -116,7 +147,7 @@ class SweepFile(BaseModel):
                 f"{MAX_EXPERIMENTS:,}",
                 hint="split it into several sweeps",
             )
-        return Sweep.of_commands(
+        described = Sweep.of_commands(
             name or self.name,
             list(self.commands()),
             template=self.template,
@@ -124,6 +155,25 @@ class SweepFile(BaseModel):
             bucket=self.bucket,
             dispatch=Dispatch(self.dispatch),
         )
+        return replace(
+            described,
+            zones=tuple(self.zones),
+            machine_types=tuple(self.machines),
+            spot=self.spot,
+            retry=retry_of(self.retry),
+            hours=self.hours,
+            max_hours=self.max_hours,
+            max_cost=self.max_cost,
+        )
+
+
+def retry_of(policy: int | RetryPolicy | None) -> Retry | None:
+    """The policy; a number alone means the kinds that another try may help."""
+    if policy is None or policy == 0:
+        return None
+    if isinstance(policy, int):
+        return Retry(times=policy, kinds=RETRIED)
+    return Retry(times=policy.times, kinds=tuple(policy.kinds), wait=policy.wait)
 
 
 def read_sweep(path: Path, *, name: str | None = None) -> Sweep:
@@ -166,8 +216,8 @@ def parse_sweep(text: str, *, source: str, name: str | None = None) -> Sweep:
     except ValidationError as error:
         raise _explain(error, source, lines) from error
     except GcloudOpsError as error:
-        field = "name" if error.message.startswith("name:") else "experiments"
-        line = lines.get((field,), 1)
+        field = tuple(error.message.partition(":")[0].split("."))
+        line = lines.get(field) or lines.get(field[:1]) or lines.get(("experiments",), 1)
         raise InvalidRequest(
             f"{source}:{line}: {error.message}", resource=source, hint=error.hint
         ) from error

@@ -2,7 +2,7 @@
 
     status  one frozen `Snapshot`: two API calls, whatever the number of instances
     watch   snapshots until nothing more will happen
-    cancel  take the instances away and say so in the records
+    cancel  take the instances away and say so in the records; of all experiments or of some
     delete  and the objects in the bucket too
 
 The cloud is the database: nothing here remembers anything between two calls but the manifest,
@@ -10,7 +10,7 @@ which never changes. How a sweep comes to be is `launching`'s.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,9 +19,10 @@ from gcloud_ops import groups
 from gcloud_ops.bucket import delete_sweep, end_record, list_manifests, list_records, read_manifest
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Experiment, Manifest, Record
-from gcloud_ops.errors import InvalidRequest, Unavailable
+from gcloud_ops.errors import InvalidRequest, NotFound, Unavailable
 from gcloud_ops.finishing import LOST_AFTER, Announcer, mark_cancelled
 from gcloud_ops.model import (
+    Location,
     Member,
     Observation,
     Snapshot,
@@ -36,6 +37,7 @@ __all__ = [
     "delete",
     "list_sweeps",
     "places",
+    "select",
     "status",
     "watch",
 ]
@@ -62,11 +64,12 @@ class SweepWatch:
         self._clients = clients
         self.bucket = bucket or clients.settings.bucket_name
         self.manifest = read_manifest(clients, self.bucket, name)
+        self.where = Location.of(self.manifest)
 
     def refresh(self) -> Snapshot:
         """Two API calls (one more for every further 1,000 experiments): members, records."""
         # Members before records: who is gone from the group has written its last record.
-        members = groups.list_members(self._clients, self.manifest.sweep, zone=self.manifest.zone)
+        members = groups.list_members(self._clients, self.manifest.sweep, where=self.where)
         records = list_records(self._clients, self.bucket, self.manifest.sweep)
         return snapshot(self.manifest, self.bucket, members, records, now=datetime.now(UTC))
 
@@ -84,7 +87,13 @@ def snapshot(
 
     def observe(experiment: Experiment) -> Observation:
         member, record = by_name.get(experiment.id), records.get(experiment.id)
-        status, reason = status_of(member, record, now=now, group_exists=members is not None)
+        status, reason = status_of(
+            member,
+            record,
+            now=now,
+            group_exists=members is not None,
+            seconds=manifest.seconds,
+        )
         return Observation(
             experiment=experiment, member=member, record=record, status=status, reason=reason
         )
@@ -105,6 +114,28 @@ def status(name: str, clients: Clients, *, bucket: str | None = None) -> Snapsho
         NotFound: There is no such sweep in the bucket.
     """
     return SweepWatch(name, clients, bucket=bucket).refresh()
+
+
+def select(seen: Snapshot, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Ids of experiments from what people write: `quick-0007`, `0007` or `7`; none means all.
+
+    Raises:
+        NotFound: The sweep has no such experiment.
+    """
+    known = {row.id: row.id for row in seen.rows}
+    for row in seen.rows:
+        number = row.id.removeprefix(f"{seen.name}-")
+        known |= {number: row.id, number.lstrip("0"): row.id}
+    chosen = []
+    for name in wanted:
+        if name not in known:
+            raise NotFound(
+                f"sweep {seen.name} has no experiment {name!r}",
+                resource=f"experiment {name}",
+                hint=f"it has {seen.rows[0].id} to {seen.rows[-1].id}",
+            )
+        chosen.append(known[name])
+    return tuple(dict.fromkeys(chosen)) or tuple(row.id for row in seen.rows)
 
 
 def watch(
@@ -174,7 +205,7 @@ def _watch(
         announcer.look(seen)
         if seen.group_exists and seen.is_final and not any(row.member for row in seen.rows):
             try:
-                groups.delete_group(clients, name, zone=looking.manifest.zone)
+                groups.delete_group(clients, name, where=looking.where)
             except Unavailable as error:
                 on_trouble(error)
                 stop.wait(interval)
@@ -187,8 +218,12 @@ def is_over(seen: Snapshot) -> bool:
 
     A sweep whose group isn't there yet may just be in the hands of its launcher.
     """
-    just_launched = seen.taken - seen.manifest.created < _JUST_LAUNCHED
-    return seen.is_gone and (seen.is_final or not just_launched)
+    return seen.is_gone and (seen.is_final or not is_just_launched(seen))
+
+
+def is_just_launched(seen: Snapshot) -> bool:
+    """Whether its launcher may still be making its group and instances."""
+    return seen.taken - seen.manifest.created < _JUST_LAUNCHED
 
 
 def list_sweeps(clients: Clients, *, bucket: str | None = None) -> tuple[SweepSummary, ...]:
@@ -236,24 +271,79 @@ def cancel(
     name: str,
     clients: Clients,
     *,
+    experiments: Collection[str] = (),
     bucket: str | None = None,
     on_step: Callable[[str], None] = lambda _step: None,
 ) -> Snapshot:
-    """Take away the group with all its instances, and mark what was unfinished as cancelled.
+    """Mark what is unfinished as cancelled, and take away its instances.
 
     What has finished stays finished, and all results stay in the bucket. Idempotent: a cancel
     that was interrupted is simply called again.
 
+    Args:
+        name: The sweep's.
+        clients: The cloud.
+        experiments: Which, as `select` takes them; none: the whole sweep, with its group. The
+            others go on.
+        bucket: Where it is; None: the setting's.
+        on_step: Told what is being done.
+
     Raises:
-        NotFound: There is no such sweep in the bucket.
+        NotFound: There is no such sweep in the bucket, or no such experiment in it.
     """
     looking = SweepWatch(name, clients, bucket=bucket)
+    if experiments:
+        return _cancel_some(looking, clients, experiments, on_step)
     on_step("removing the instance group and its instances")
     # First the instances, then the records: nobody is left then who could write them.
-    groups.delete_group(clients, name, zone=looking.manifest.zone)
-    seen = looking.refresh()
-    unfinished = [row for row in seen.rows if row.record is None or not row.record.is_final]
+    groups.delete_group(clients, name, where=looking.where)
+    unfinished = _unfinished(looking.refresh().rows)
+    on_step(f"marking {len(unfinished)} unfinished experiments as cancelled")
+    if unfinished:
+        # Before the records: nobody is to find all of them final, and signal the sweep's end.
+        mark_cancelled(clients, looking.bucket, looking.manifest)
+    _mark_as_cancelled(looking, clients, unfinished)
+    return looking.refresh()
 
+
+def _cancel_some(
+    looking: SweepWatch,
+    clients: Clients,
+    experiments: Collection[str],
+    on_step: Callable[[str], None],
+) -> Snapshot:
+    """First the records, then the instances: a runner that lives stops at a foreign end."""
+    sweep = looking.manifest.sweep
+    seen = looking.refresh()
+    chosen = set(select(seen, experiments))
+    rows = [row for row in seen.rows if row.id in chosen]
+    unfinished = _unfinished(rows)
+    on_step(f"marking {len(unfinished)} unfinished experiments as cancelled")
+    _mark_as_cancelled(looking, clients, unfinished)
+    # Also of those that were cancelled before: whoever did it may have come no further.
+    records = list_records(clients, looking.bucket, sweep)
+    ended = {it for it in chosen if (record := records.get(it)) and record.state == "cancelled"}
+    alive = [row.id for row in rows if row.member is not None and row.id in ended]
+    if alive:
+        on_step(f"removing {len(alive)} instances")
+        groups.delete_instances(clients, sweep, alive, where=looking.where)
+    if seen.group_exists and not any(record.state == "again" for record in records.values()):
+        groups.delete_if_empty(clients, sweep, where=looking.where)
+    if unfinished:
+        # Their ends are nobody's to know of; but they may have been the sweep's last.
+        announcer = Announcer(clients, looking.bucket, looking.manifest)
+        announcer.announce(row.id for row in unfinished)
+        announcer.close()
+    return looking.refresh()
+
+
+def _unfinished(rows: Iterable[Observation]) -> list[Observation]:
+    return [row for row in rows if row.record is None or not row.record.is_final]
+
+
+def _mark_as_cancelled(
+    looking: SweepWatch, clients: Clients, rows: Collection[Observation]
+) -> None:
     def mark(row: Observation) -> None:
         end_record(
             clients,
@@ -266,13 +356,8 @@ def cancel(
             hint="cancelled",
         )
 
-    on_step(f"marking {len(unfinished)} unfinished experiments as cancelled")
-    if unfinished:
-        # Before the records: nobody is to find all of them final, and signal the sweep's end.
-        mark_cancelled(clients, looking.bucket, looking.manifest)
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(mark, unfinished))
-    return looking.refresh()
+        list(pool.map(mark, rows))
 
 
 def delete(
@@ -299,7 +384,7 @@ def delete(
         InvalidRequest: It is running, and `force` isn't set.
     """
     looking = SweepWatch(name, clients, bucket=bucket)
-    if groups.get_group(clients, name, zone=looking.manifest.zone) is not None:
+    if groups.get_group(clients, name, where=looking.where) is not None:
         if not force:
             raise InvalidRequest(
                 f"sweep {name} still has instances",
@@ -307,7 +392,7 @@ def delete(
                 hint=f"cancel it first: gcloud-ops sweep cancel {name}",
             )
         on_step("removing the instance group and its instances")
-        groups.delete_group(clients, name, zone=looking.manifest.zone)
+        groups.delete_group(clients, name, where=looking.where)
     on_step(f"removing gs://{looking.bucket}/{name}/")
     # The manifest last: without it nobody could repeat a deletion that was interrupted.
     return delete_sweep(clients, looking.bucket, name)

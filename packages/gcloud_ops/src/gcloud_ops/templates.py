@@ -1,33 +1,49 @@
 """Instance templates of Compute Engine: what each instance of a sweep is, and its container.
 
+    create_template    what people make, once
+    derive             what a sweep needs beside it: Spot, a limit of time, another machine type
+
 Functions, each with the clients first. All raise `GcloudOpsError`: `NotFound`,
 `PermissionDenied`, `Unavailable`... where not said else.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gcloud_ops.clients import Clients
 from gcloud_ops.compute import checked_name, last_part, time_of
-from gcloud_ops.errors import InvalidRequest
+from gcloud_ops.errors import AlreadyExists, InvalidRequest
+from gcloud_ops.model import check_machine_type
 from gcloud_ops.startup import ContainerSpec, container_of, template_metadata
 
 if TYPE_CHECKING:
     from google.cloud import compute_v1
 
 __all__ = [
+    "DERIVED_LABEL",
     "Template",
     "TemplateSpec",
+    "check_seconds",
     "create_template",
     "delete_template",
+    "derive",
+    "derived_properties",
     "get_template",
     "list_templates",
 ]
 
-_MACHINE_TYPE = re.compile(r"[a-z][-a-z0-9]{1,62}")
+DERIVED_LABEL: Final = "sinergym-template"
+"""Label of a derived template, and so of its instances: the name of what it was derived from."""
+
+_SECONDS: Final = range(30, 120 * 24 * 3600 + 1)
+"""What Compute Engine takes as a VM's longest run
+(https://cloud.google.com/compute/docs/instances/limit-vm-runtime)."""
+
 _LABEL_KEY = re.compile(r"[a-z][-_a-z0-9]{0,62}")
 _LABEL_VALUE = re.compile(r"[-_a-z0-9]{0,63}")
 
@@ -70,12 +86,19 @@ class Template:
     environment: Mapping[str, str] = field(default_factory=dict)
     args: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    external_address: bool = True
+    """Whether its instances can be reached from outside their network."""
     created: datetime | None = None
 
     @property
     def is_ours(self) -> bool:
         """Whether `create_template` made it, so that its instances start our container."""
         return bool(self.image)
+
+    @property
+    def derived_from(self) -> str:
+        """The template that `derive` made it from; "" where somebody made it himself."""
+        return self.labels.get(DERIVED_LABEL, "")
 
 
 def create_template(clients: Clients, spec: TemplateSpec) -> Template:
@@ -118,19 +141,102 @@ def create_template(clients: Clients, spec: TemplateSpec) -> Template:
     return get_template(clients, spec.name)
 
 
+def derive(
+    clients: Clients,
+    base: str,
+    *,
+    spot: bool = False,
+    seconds: int | None = None,
+    machine_type: str | None = None,
+) -> str:
+    """Make the template that differs from another in so much, unless it is there.
+
+    Its name says what it is of: the other's, and a hash of all its properties. So everybody who
+    asks for the same gets the same, two at once too, and a template that was made anew under its
+    old name is derived from anew.
+
+    Args:
+        clients: The clients.
+        base: The template to derive from.
+        spot: Whether the instances are Spot VMs.
+        seconds: How long each instance may run; Google deletes it then. None: no limit.
+        machine_type: Another machine type; None: the same.
+
+    Returns:
+        The derived template's name; `base` where nothing differs.
+
+    Raises:
+        NotFound: There is no such template.
+        InvalidRequest: The limit or the machine type can't be.
+    """
+    if not spot and seconds is None and machine_type is None:
+        return base
+    found = _read_template(clients, base)
+    properties = derived_properties(
+        found.properties, base, spot=spot, seconds=seconds, machine_type=machine_type
+    )
+    kind = type(properties)
+    if properties == found.properties:
+        return base
+    content = kind.to_json(properties, including_default_value_fields=False, sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    name = f"{base[: 63 - 9].rstrip('-')}-{digest}"
+    with suppress(AlreadyExists):  # an earlier sweep's, or somebody makes it at this moment
+        clients.change(
+            f"template {name}",
+            clients.templates.insert_unary,
+            project=clients.project,
+            instance_template_resource={
+                "name": name,
+                "description": f"Derived by gcloud-ops from the template {base}, for sweeps.",
+                "properties": properties,
+            },
+        )
+    return name
+
+
+def derived_properties(
+    properties: "compute_v1.InstanceProperties",
+    base: str,
+    *,
+    spot: bool = False,
+    seconds: int | None = None,
+    machine_type: str | None = None,
+) -> "compute_v1.InstanceProperties":
+    """A template's properties with these changes, and a label with the template's name.
+
+    A Spot VM can't be migrated nor restarted in place, so it ends
+    (https://cloud.google.com/compute/docs/instances/spot). A VM with a limit is deleted at it.
+
+    Raises:
+        InvalidRequest: The limit or the machine type can't be.
+    """
+    kind = type(properties)
+    changed: compute_v1.InstanceProperties = kind.deserialize(kind.serialize(properties))
+    if machine_type is not None:
+        changed.machine_type = check_machine_type(machine_type)
+    if spot:
+        changed.scheduling.provisioning_model = "SPOT"
+        changed.scheduling.on_host_maintenance = "TERMINATE"
+        changed.scheduling.automatic_restart = False
+    if seconds is not None:
+        changed.scheduling.max_run_duration.seconds = check_seconds(seconds)
+    if spot or seconds is not None:
+        changed.scheduling.instance_termination_action = "DELETE"
+    if changed == properties:
+        return properties
+    changed.labels[DERIVED_LABEL] = base
+    changed.metadata.fingerprint = ""
+    return changed
+
+
 def get_template(clients: Clients, name: str) -> Template:
     """Read one template.
 
     Raises:
         NotFound: There is none.
     """
-    found = clients.read(
-        f"template {name}",
-        clients.templates.get,
-        project=clients.project,
-        instance_template=checked_name(name, "template"),
-    )
-    return _template(found)
+    return _template(_read_template(clients, name))
 
 
 def list_templates(clients: Clients) -> tuple[Template, ...]:
@@ -156,14 +262,24 @@ def delete_template(clients: Clients, name: str) -> None:
     )
 
 
+def check_seconds(seconds: int) -> int:
+    """The limit of an instance's time, if Compute Engine takes it.
+
+    Raises:
+        InvalidRequest: It doesn't.
+    """
+    if seconds in _SECONDS:
+        return seconds
+    raise InvalidRequest(
+        f"max_hours: {seconds / 3600:g} hours ({seconds} s) can't limit a VM",
+        hint="Compute Engine takes 30 seconds to 120 days",
+    )
+
+
 def _check_template(spec: TemplateSpec) -> None:
     resource = f"template {spec.name}"
     checked_name(spec.name, "template")
-    if not _MACHINE_TYPE.fullmatch(spec.machine_type):
-        raise InvalidRequest(
-            f"machine_type: {spec.machine_type!r} is not a machine type such as n2-highcpu-8",
-            resource=resource,
-        )
+    check_machine_type(spec.machine_type)
     if not 10 <= spec.disk_gb <= 65536:
         raise InvalidRequest(
             f"disk_gb: {spec.disk_gb} is not between 10, what the boot image needs, and 65536",
@@ -176,6 +292,15 @@ def _check_template(spec: TemplateSpec) -> None:
                 resource=resource,
                 hint="use up to 63 lower-case letters, digits, hyphens and underscores",
             )
+
+
+def _read_template(clients: Clients, name: str) -> "compute_v1.InstanceTemplate":
+    return clients.read(
+        f"template {name}",
+        clients.templates.get,
+        project=clients.project,
+        instance_template=checked_name(name, "template"),
+    )
 
 
 def _items(metadata: Mapping[str, str]) -> list[dict[str, str]]:
@@ -199,5 +324,6 @@ def _template(found: "compute_v1.InstanceTemplate") -> Template:
         environment=container.environment if container else {},
         args=container.args if container else (),
         labels=dict(properties.labels),
+        external_address=any(it.access_configs for it in properties.network_interfaces),
         created=time_of(found.creation_timestamp),
     )

@@ -11,7 +11,16 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gcloud_ops import launching, sweeps
-from gcloud_ops.cli.output import age, episode, exit_text, explain, mean_reward, say
+from gcloud_ops.cli.output import (
+    age,
+    cost_of_plan,
+    cost_so_far,
+    episode,
+    exit_text,
+    explain,
+    mean_reward,
+    say,
+)
 from gcloud_ops.clients import Clients, error_for_code
 from gcloud_ops.errors import GcloudOpsError, NoCapacity, QuotaExceeded, Unavailable
 from gcloud_ops.logs import read
@@ -24,8 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Display",
     "display",
-    "launch",
-    "launch_and_watch",
+    "follow",
+    "follow_and_watch",
     "tell_failures",
     "tell_plan",
     "watch",
@@ -63,48 +72,55 @@ def display(total: int) -> AbstractContextManager[Display]:
 
 
 def tell_plan(planned: launching.LaunchPlan) -> None:
-    """Say what a launch will make."""
+    """Say what a launch will make, and what it costs."""
     count = planned.instances
     say(
         f"sweep {planned.sweep.name}: {count} instance{'s' if count != 1 else ''} of "
-        f"{planned.template.machine_type} in {planned.zone} (project {planned.project}), "
+        f"{' or '.join(planned.machine_types)} in {' or '.join(planned.zones) or planned.zone} "
+        f"(project {planned.project}), "
         f"template {planned.template.name}, bucket {planned.bucket}"
         + ("" if planned.bucket_exists else " (will be made)")
     )
+    say(cost_of_plan(planned.cost))
+    if planned.cost.is_too_short:
+        say("the limit is shorter than the hours that an experiment is expected to take")
 
 
-def launch(
-    planned: launching.LaunchPlan, clients: Clients, *, patience: float, showing: Display
-) -> launching.Launched:
-    """Launch, showing each step.
+def follow(events: Iterator[launching.LaunchEvent], *, showing: Display) -> launching.Launched:
+    """Launch, resume or rerun, showing each step; returns how it ended.
 
     Raises:
-        GcloudOpsError: As `launching.launch` does.
+        GcloudOpsError: As what makes the events does.
     """
-    end = launching.Launched(sent=0, failed=0, waiting=planned.instances)
-    for event in launching.launch(planned, clients, patience=patience):
+    end = launching.Launched(sent=0, failed=0, waiting=0)
+    for event in events:
         showing.happened(event)
         if isinstance(event, launching.Launched):
             end = event
     return end
 
 
-def launch_and_watch(
-    planned: launching.LaunchPlan, clients: Clients, *, patience: float, showing: Display
+def follow_and_watch(
+    name: str,
+    clients: Clients,
+    events: Iterator[launching.LaunchEvent],
+    *,
+    showing: Display,
+    bucket: str | None = None,
 ) -> Snapshot:
-    """Launch, and watch from the first instance to the end.
+    """Launch, resume or rerun, and watch from the first instance to the end.
 
     Both at once, because the first may train for long while the last waits for capacity.
 
     Raises:
-        GcloudOpsError: As `launching.launch` does.
+        GcloudOpsError: As what makes the events does.
     """
-    launching = _Launching(planned, clients, patience=patience, showing=showing)
+    launching = _Launching(events, showing=showing)
     launching.wait_until_made()
     for seen in sweeps.watch(
-        planned.sweep.name,
+        name,
         clients,
-        bucket=planned.bucket,
+        bucket=bucket,
         stop=launching.given_up,
         on_trouble=showing.trouble,
         on_note=showing.noted,
@@ -163,12 +179,8 @@ def _ending(row: Observation) -> str:
 class _Launching:
     """A launch on a thread of its own."""
 
-    def __init__(
-        self, planned: launching.LaunchPlan, clients: Clients, *, patience: float, showing: Display
-    ) -> None:
-        self._planned = planned
-        self._clients = clients
-        self._patience = patience
+    def __init__(self, events: Iterator[launching.LaunchEvent], *, showing: Display) -> None:
+        self._events = events
         self._showing = showing
         self._made = threading.Event()
         self._abandoned: frozenset[str] = frozenset()
@@ -201,10 +213,10 @@ class _Launching:
 
     def _run(self) -> None:
         try:
-            for event in launching.launch(self._planned, self._clients, patience=self._patience):
+            for event in self._events:
                 self._showing.happened(event)
                 match event:
-                    case launching.InstancesRequested():
+                    case launching.InstancesRequested() | launching.InstanceUp():
                         self._made.set()
                     case (
                         launching.Stalled(experiments=left) | launching.GroupGone(experiments=left)
@@ -275,10 +287,14 @@ def _sentence(event: launching.LaunchEvent) -> str:
     match event:
         case launching.BucketMade(bucket=bucket, location=location):
             return f"bucket {bucket} made in {location}"
-        case launching.GroupMade(group=group, zone=zone):
-            return f"instance group {group} made in {zone}"
+        case launching.GroupMade(group=group, zone=zone, template=template):
+            return f"instance group {group} made in {zone} of the template {template}"
         case launching.InstancesRequested(count=count):
             return f"{_instances(count)} requested"
+        case launching.Reopened(experiments=experiments):
+            return f"{_experiments(len(experiments))} to run again"
+        case launching.NothingToDo(why=why):
+            return f"nothing to do: {one_line(why)}"
         case launching.InstanceUp(experiment=experiment):
             return f"{experiment}: instance is up"
         case launching.CommandSent(experiment=experiment):
@@ -287,6 +303,14 @@ def _sentence(event: launching.LaunchEvent) -> str:
             return f"{experiment}: command not sent: {one_line(str(error))}"
         case launching.Waiting(reasons=reasons):
             return _waiting(reasons)
+        case launching.Stalled() | launching.GroupGone() | launching.Launched():
+            return _last_sentence(event)
+
+
+def _last_sentence(
+    event: launching.Stalled | launching.GroupGone | launching.Launched,
+) -> str:
+    match event:
         case launching.Stalled(experiments=left, reasons=reasons, seconds=seconds):
             return (
                 f"nothing has moved for {seconds:.0f} s, so {_experiments(len(left))} got no "
@@ -297,6 +321,8 @@ def _sentence(event: launching.LaunchEvent) -> str:
                 f"the instance group is gone: the sweep was cancelled while "
                 f"{_experiments(len(left))} had no command"
             )
+        case launching.Launched(sent=sent, at_boot=True):
+            return f"{_experiments(sent)} on the way; this computer is not needed for them"
         case launching.Launched(sent=sent, failed=failed, waiting=waiting):
             rest = [f"{failed} could not be"] if failed else []
             rest += [f"{waiting} were not"] if waiting else []
@@ -310,6 +336,7 @@ _AWAITED = {
     launching.FOR_INSTANCE: ("its instance", "their instances"),
     launching.FOR_CONTAINER: ("its container", "their containers"),
     launching.FOR_CLOUD: ("the cloud to answer", "the cloud to answer"),
+    launching.FOR_REMOVAL: ("its old instance to be gone", "their old instances to be gone"),
 }
 
 
@@ -354,6 +381,7 @@ _COLOURS = {
     ExperimentStatus.CANCELLED: "yellow",
     ExperimentStatus.UNREACHABLE: "yellow",
     ExperimentStatus.QUEUED: "yellow",
+    ExperimentStatus.RETRYING: "yellow",
 }
 
 
@@ -399,7 +427,12 @@ class _Screen:
                 self._up += 1
             case launching.CommandSent():
                 self._sent += 1
-            case launching.DispatchFailed() | launching.Stalled() | launching.GroupGone():
+            case (
+                launching.DispatchFailed()
+                | launching.Stalled()
+                | launching.GroupGone()
+                | launching.NothingToDo()
+            ):
                 self.remarks.append(_sentence(event))
             case launching.Launched():
                 self._launching = False
@@ -433,6 +466,7 @@ class _Screen:
         if self._snapshot is not None:
             parts += [
                 Text(f"{self._snapshot.name}  {elapsed}  {explain(self._snapshot)}", style="bold"),
+                Text(cost_so_far(self._snapshot), style="dim"),
                 self._rows(self._snapshot),
             ]
         if self._trouble:
@@ -444,7 +478,7 @@ class _Screen:
         from rich.table import Table
         from rich.text import Text
 
-        room = max(3, self._height() - 8)
+        room = max(3, self._height() - 9)
         order = sorted(snapshot.rows, key=_urgency)  # stable: by number within the same
         shown = sorted(order[:room], key=lambda row: row.id)
         table = Table(box=None, pad_edge=False, header_style="dim")

@@ -19,9 +19,11 @@ from typing import Any, Literal
 
 from gcloud_ops import errors
 from gcloud_ops.alerts import Channel, ChannelType, Incident, Policy
-from gcloud_ops.contract import SCHEMA, Progress, timestamp
+from gcloud_ops.contract import SCHEMA, Dispatch, Progress, timestamp
+from gcloud_ops.costs import ExperimentCost, PlanCost, so_far
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest
 from gcloud_ops.instances import SWEEP_LABEL
+from gcloud_ops.launching import LaunchPlan
 from gcloud_ops.model import (
     Container,
     ExperimentStatus,
@@ -31,7 +33,7 @@ from gcloud_ops.model import (
     SweepSummary,
 )
 from gcloud_ops.objects import Entry
-from gcloud_ops.sweeps import is_over, places
+from gcloud_ops.sweeps import is_just_launched, is_over, places
 from gcloud_ops.templates import Template
 from gcloud_ops.text import clean, one_line
 
@@ -53,9 +55,13 @@ __all__ = [
     "as_json",
     "comma_separated",
     "confirm",
+    "cost_of_plan",
+    "cost_so_far",
+    "dollars",
     "emit",
     "exit_code_for",
     "explain",
+    "plan_json",
     "report",
     "say",
     "table",
@@ -408,11 +414,41 @@ def report(seen: Snapshot, *, pulled: Path | None = None) -> str:
     return text
 
 
+def cost_so_far(seen: Snapshot) -> str:
+    """What the sweep has cost, and will; "" where the manifest has no price."""
+    found = so_far(seen, seen.taken)
+    if found.spent is None or seen.manifest.machine.hourly is None:
+        return ""
+    text = f"cost about {dollars(found.spent)} so far"
+    if not seen.is_final and found.projected is not None:
+        text += f", {dollars(found.projected)} at its end"
+    if found.running and found.hourly is not None:
+        text += f"; {found.running} VMs run, for {dollars(found.hourly)} an hour"
+    return text
+
+
+def cost_of_plan(cost: PlanCost) -> str:
+    """What a plan costs, in a line."""
+    if cost.hourly is None or cost.hourly_all is None:
+        return f"cost: not known, {cost.unknown} has no price in the table of {cost.priced}"
+    text = f"cost: {dollars(cost.hourly_all)} an hour for all"
+    if cost.spot and cost.hourly_standard is not None:
+        text += f" as Spot VMs (on demand {dollars(cost.hourly_standard * cost.count)})"
+    if cost.expected is not None:
+        text += f", about {dollars(cost.expected)} at {cost.hours:g} h each"
+    if cost.at_most is not None and cost.seconds is not None:
+        text += f", at most {dollars(cost.at_most)} (each VM ends after {cost.seconds / 3600:g} h)"
+    return f"{text}; prices of {cost.priced}"
+
+
 def explain(seen: Snapshot) -> str:
     """One line: how the sweep stands, and what to do where it needs somebody."""
     counts = ", ".join(f"{count} {status}" for status, count in seen.counts.items())
     name, waiting = seen.name, seen.counts.get(ExperimentStatus.WAITING, 0)
-    cancel = f"`gcloud-ops sweep cancel {name}` removes it"
+    cancel = (
+        f"`gcloud-ops sweep resume {name}` goes on with it, `gcloud-ops sweep cancel {name}` "
+        "removes it"
+    )
     if seen.is_final:
         return f"{counts}: over" + ("" if seen.is_gone else "; its instances are being removed")
     if not seen.group_exists:
@@ -424,11 +460,13 @@ def explain(seen: Snapshot) -> str:
     if all(row.member is None and row.record is None for row in seen.rows):
         return f"{counts}: the group has no instances: being launched, or interrupted; {cancel}"
     if seen.counts.get(ExperimentStatus.UNREACHABLE):
-        return f"{counts}: what is unreachable may come back, or {cancel}"
-    if waiting:
+        return f"{counts}: what is unreachable may come back, or `gcloud-ops sweep cancel {name}`"
+    if seen.counts.get(ExperimentStatus.PENDING) and not is_just_launched(seen):
+        return f"{counts}: what is pending has no instance; {cancel}"
+    if waiting and seen.manifest.dispatch is Dispatch.SSH:
         return (
             f"{counts}: what waits is given its command by its launcher; if that was stopped, "
-            f"it removes itself after its patience, or {cancel}"
+            f"it removes itself after its patience; {cancel}"
         )
     return f"{counts}: going on"
 
@@ -465,15 +503,50 @@ def dump(value: Json) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
+def plan_json(planned: LaunchPlan) -> Json:
+    """What a launch will do: names, places, costs and commands."""
+    cost = planned.cost
+    return {
+        "sweep": planned.sweep.name,
+        "project": planned.project,
+        "zone": planned.zone,
+        "zones": list(planned.zones),
+        "bucket": planned.bucket,
+        "bucket_exists": planned.bucket_exists,
+        "template": planned.template.name,
+        "machine_types": list(planned.machine_types),
+        "spot": planned.spot,
+        "seconds": planned.seconds,
+        "dispatch": str(planned.sweep.dispatch),
+        "retry": as_json(planned.sweep.retry),
+        "image": as_json(planned.image),
+        "source": as_json(planned.source),
+        "cost": {
+            **as_json(cost),
+            "hourly": cost.hourly,
+            "hourly_all": cost.hourly_all,
+            "expected": cost.expected,
+            "at_most": cost.at_most,
+        },
+        "experiments": as_json(planned.sweep.experiments),
+    }
+
+
 def _snapshot_json(seen: Snapshot) -> Json:
-    manifest = seen.manifest
+    manifest, cost = seen.manifest, so_far(seen, seen.taken)
     return {
         "schema": SCHEMA,
         "sweep": seen.name,
         "created": timestamp(manifest.created),
         "project": manifest.project,
         "zone": manifest.zone,
+        "zones": list(manifest.zones),
         "template": manifest.template,
+        "machine": as_json(manifest.machine),
+        "seconds": manifest.seconds,
+        "retry": as_json(manifest.retry),
+        "image": as_json(manifest.image),
+        "source": as_json(manifest.source),
         "bucket": seen.bucket,
         "dispatch": str(manifest.dispatch),
         "launcher": dict(manifest.launcher),
@@ -482,11 +555,12 @@ def _snapshot_json(seen: Snapshot) -> Json:
         "final": seen.is_final,
         "counts": {str(status): count for status, count in seen.counts.items()},
         "explanation": explain(seen),
-        "experiments": [_row_json(seen, row) for row in seen.rows],
+        "cost": {"spent": cost.spent, "projected": cost.projected, "hourly": cost.hourly},
+        "experiments": [_row_json(seen, row, cost.by_experiment[row.id]) for row in seen.rows],
     }
 
 
-def _row_json(seen: Snapshot, row: Observation) -> Json:
+def _row_json(seen: Snapshot, row: Observation, cost: ExperimentCost) -> Json:
     record = row.record
     progress = record.progress if record else Progress()
     end = record.exit if record else None
@@ -506,6 +580,9 @@ def _row_json(seen: Snapshot, row: Observation) -> Json:
         "mean_reward": progress.mean_reward,
         "exit_code": end.code if end else None,
         "exit": as_json(end),
+        "spent": as_json(record.spent) if record else None,
+        "history": as_json(record.history) if record else [],
+        "cost": as_json(cost),
         **_results(seen, row),
         "mlflow_run": record.mlflow_run if record else "",
         "versions": as_json(record.versions) if record else {},

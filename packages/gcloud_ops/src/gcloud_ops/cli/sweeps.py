@@ -2,22 +2,76 @@
 # ruff: noqa: D417 (the docstrings are the help, and `session` is not an argument that users give)
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from gcloud_ops.cli.app import PROGRAM, REPEATED, SWITCH, GivenSession, Session, Yes
 
 if TYPE_CHECKING:
-    from gcloud_ops.launching import LaunchPlan
+    from gcloud_ops.launching import LaunchEvent, LaunchPlan
     from gcloud_ops.model import Snapshot, Sweep
 
-__all__ = ["sweep"]
+__all__ = ["Terms", "sweep"]
 
 sweep = App(name="sweep", help="Sweeps: launch, look, end.")
+
+Watch = Annotated[bool, Parameter(negative=(), show_default=False)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """How the experiments are to run: over what the sweep file says."""
+
+    template: str | None = None
+    """Instance template. [$GCLOUD_OPS_TEMPLATE; sinergym-template]"""
+    zones: str | None = None
+    """Zones of one region, separated by commas: any that has room is taken."""
+    machine_type: Annotated[list[str], REPEATED] = field(default_factory=list)
+    """Machine type, in place of the template's; repeated, the preferred one first."""
+    spot: Annotated[bool | None, Parameter(show_default=False)] = None
+    """Spot VMs: cheaper, taken away at any time; an experiment goes on with the next one."""
+    hours: float | None = None
+    """Hours that an experiment is expected to take, for the plan's cost."""
+    max_hours: float | None = None
+    """Hours that an experiment may take: Google ends its VM then."""
+    max_cost: float | None = None
+    """US dollars that the sweep may cost: limits the hours of each experiment."""
+    retry: int | None = None
+    """How often a failed experiment is tried again, on its VM."""
+    dispatch: Literal["boot", "ssh"] | None = None
+    """How commands reach the containers: they read them at boot, or get them over SSH. [boot]"""
+
+    def over(self, described: "Sweep", session: Session) -> "Sweep":
+        """The sweep as it is to be launched."""
+        from gcloud_ops.contract import Dispatch
+        from gcloud_ops.errors import InvalidRequest
+        from gcloud_ops.sweepfile import retry_of
+
+        zone = session.common.zone
+        if zone and self.zones:
+            raise InvalidRequest("--zone and --zones: give one of them")
+        zones = tuple(it.strip() for it in (self.zones or "").split(",") if it.strip())
+        given: dict[str, Any] = {
+            "template": self.template,
+            "machine_types": tuple(self.machine_type) or None,
+            "spot": self.spot,
+            "hours": self.hours,
+            "max_hours": self.max_hours,
+            "max_cost": self.max_cost,
+            "dispatch": Dispatch(self.dispatch) if self.dispatch else None,
+            "bucket": session.common.bucket,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        if zone or zones:
+            changes |= {"zone": zone, "zones": zones}
+        if self.retry is not None:
+            changes["retry"] = retry_of(self.retry)
+        return replace(described, **changes)
 
 
 @sweep.command(name="launch")
@@ -28,8 +82,9 @@ def sweep_launch(
     name: str | None = None,
     new_name: Annotated[bool, SWITCH] = False,
     command: Annotated[list[str], REPEATED] = [],  # noqa: B006 (cyclopts only reads it)
-    template: str | None = None,
-    watch: Annotated[bool, Parameter(show_default=False)] = False,
+    terms: Terms = Terms(),
+    dry_run: Annotated[bool, SWITCH] = False,
+    watch: Watch = False,
     pull: Path | None = None,
     yes: Yes = False,
     patience: float | None = None,
@@ -37,17 +92,18 @@ def sweep_launch(
     alert_each: Annotated[bool | None, Parameter(show_default=False)] = None,
     session: GivenSession,
 ) -> int:
-    """Launch a sweep: an instance for each experiment, its command into its container.
+    """Launch a sweep: an instance for each experiment, and its command for each container.
 
-    Exit code 0 when all commands are sent, and with --watch or --pull when all experiments
-    finished; 1 when some did not.
+    Exit code 0 when all instances are requested (with --dispatch ssh: all commands sent), and with
+    --watch or --pull when all experiments finished; 1 when some did not.
 
     Args:
         file: The sweep file; or give --name and --command.
         name: The sweep's name, in place of the file's.
         new_name: Take the next free name (NAME-2, NAME-3...) where there is such a sweep.
         command: An experiment's command; may be repeated.
-        template: Instance template. [$GCLOUD_OPS_TEMPLATE; sinergym-template]
+        terms: Over the file.
+        dry_run: Check everything, show the plan and its cost, and make nothing.
         watch: Stay until the end, and report it.
         pull: Download the results to PULL/SWEEP at the end; implies --watch.
         yes: Don't ask.
@@ -61,36 +117,96 @@ def sweep_launch(
     from gcloud_ops.cli import live, output
     from gcloud_ops.cli.alerts import ensure_alerts, prepare_alerts
 
-    described = _describe(session, file, name, command, new_name=new_name)
-    described = replace(
-        described,
-        template=template or described.template,
-        zone=session.common.zone or described.zone,
-        bucket=session.common.bucket or described.bucket,
-        alert_each=described.alert_each if alert_each is None else alert_each,
-    )
+    described = terms.over(_describe(session, file, name, command, new_name=new_name), session)
+    if alert_each is not None:
+        described = replace(described, alert_each=alert_each)
     to = prepare_alerts(session, alert)
-    planned = launching.plan(described, session.clients)
+    planned = launching.plan(described, session.clients, source=Path.cwd())
     live.tell_plan(planned)
+    if dry_run:
+        if session.common.output == "json":
+            sys.stdout.write(output.dump(output.plan_json(planned)))
+        return output.ExitCode.DONE
     _tell_tracking_server(session, planned)
     if session.settings.is_google and sys.stdin.isatty() and sys.stderr.isatty():
         question = f"Launch {planned.instances} instances on Google Cloud?"
         if not output.confirm(question, yes=yes):
             return output.ExitCode.USAGE
     ensure_alerts(session, to, planned.sweep)
-    wait = launching.PATIENCE if patience is None else patience
-    try:
-        if watch or pull is not None:
-            with live.display(planned.instances) as showing:
-                seen = live.launch_and_watch(
-                    planned, session.clients, patience=wait, showing=showing
-                )
-            return _tell_end(session, seen, pull)
-        with live.display(planned.instances) as showing:
-            end = live.launch(planned, session.clients, patience=wait, showing=showing)
-    except KeyboardInterrupt:
-        return _goes_on(session, planned.sweep.name)
-    return _tell_launched(session, planned, end)
+    return _bring_up(
+        session,
+        planned.sweep.name,
+        launching.launch(planned, session.clients, patience=patience or launching.PATIENCE),
+        planned.instances,
+        bucket=planned.bucket,
+        watch=watch,
+        pull=pull,
+    )
+
+
+@sweep.command(name="resume")
+def sweep_resume(
+    name: str,
+    /,
+    *,
+    watch: Watch = False,
+    pull: Path | None = None,
+    patience: float | None = None,
+    session: GivenSession,
+) -> int:
+    """Go on with a launch that was interrupted: what has no instance and has not ended gets one.
+
+    What runs is left alone, so it does no harm at any time, nor from two computers at once.
+
+    Args:
+        name: The sweep's name.
+        watch: Stay until the end, and report it.
+        pull: Download the results to PULL/SWEEP at the end; implies --watch.
+        patience: Seconds to wait while nothing moves. [1800]
+    """
+    from gcloud_ops import launching
+
+    wait = patience or launching.PATIENCE
+    events = launching.resume(name, session.clients, patience=wait)
+    return _bring_up(session, name, events, watch=watch, pull=pull)
+
+
+@sweep.command(name="rerun")
+def sweep_rerun(
+    name: str,
+    /,
+    *experiments: str,
+    failed: Annotated[bool, SWITCH] = False,
+    missing: Annotated[bool, SWITCH] = False,
+    watch: Watch = False,
+    pull: Path | None = None,
+    patience: float | None = None,
+    session: GivenSession,
+) -> int:
+    """Run experiments of a sweep again, each as its next attempt; those that go on are left alone.
+
+    An experiment goes on from its last checkpoint, where its program does so.
+
+    Args:
+        name: The sweep's name.
+        experiments: Which: quick-0007, 0007 or 7; also those that finished.
+        failed: All that failed, were lost or cancelled.
+        missing: All that never began.
+        watch: Stay until the end, and report it.
+        pull: Download the results to PULL/SWEEP at the end; implies --watch.
+        patience: Seconds to wait while nothing moves. [1800]
+    """
+    from gcloud_ops import launching, rerunning
+
+    events = rerunning.rerun(
+        name,
+        session.clients,
+        experiments=experiments,
+        failed=failed,
+        missing=missing,
+        patience=patience or launching.PATIENCE,
+    )
+    return _bring_up(session, name, events, watch=watch, pull=pull)
 
 
 @sweep.command(name="list")
@@ -116,6 +232,8 @@ def sweep_status(name: str, /, *, session: GivenSession) -> None:
     rows = output.table(output.ROWS.headers, [output.ROWS.cells(row) for row in seen.rows])
     session.emit_snapshot(seen, rows)
     output.say(f"{name}: {output.explain(seen)}")
+    if cost := output.cost_so_far(seen):
+        output.say(f"{name}: {cost}")
 
 
 @sweep.command(name="watch")
@@ -186,7 +304,7 @@ def sweep_logs(
 def sweep_cancel(
     name: str,
     /,
-    *,
+    *experiments: str,
     yes: Yes = False,
     session: GivenSession,
 ) -> int:
@@ -194,16 +312,19 @@ def sweep_cancel(
 
     Args:
         name: The sweep's name.
+        experiments: Only these (quick-0007, 0007 or 7): the others go on. None means all.
         yes: Don't ask.
     """
     from gcloud_ops import sweeps
     from gcloud_ops.cli import output
 
     seen = sweeps.status(name, session.clients)
-    alive = sum(row.member is not None for row in seen.rows)
-    if not output.confirm(f"Cancel sweep {name} and remove its {alive} instances?", yes=yes):
+    chosen = set(sweeps.select(seen, experiments))
+    alive = sum(row.member is not None for row in seen.rows if row.id in chosen)
+    what = f"{len(chosen)} experiments of sweep {name}" if experiments else f"sweep {name}"
+    if not output.confirm(f"Cancel {what} and remove its {alive} instances?", yes=yes):
         return output.ExitCode.USAGE
-    seen = sweeps.cancel(name, session.clients, on_step=output.say)
+    seen = sweeps.cancel(name, session.clients, experiments=experiments, on_step=output.say)
     output.say(f"{name}: {output.explain(seen)}")
     return output.ExitCode.DONE
 
@@ -262,11 +383,7 @@ def _describe(
     if not new_name:
         return described
     where = session.common.bucket or described.bucket
-    free = launching.free_name(described.name, session.clients, bucket=where)
-    if free == described.name:
-        return described
-    renumbered = Sweep.of_commands(free, [e.command for e in described.experiments])
-    return replace(described, name=free, experiments=renumbered.experiments)
+    return described.renamed(launching.free_name(described.name, session.clients, bucket=where))
 
 
 def _tell_tracking_server(session: Session, planned: "LaunchPlan") -> None:
@@ -281,13 +398,38 @@ def _tell_tracking_server(session: Session, planned: "LaunchPlan") -> None:
     say(f"local cloud: {cloud_folder()}")
 
 
-def _tell_launched(session: Session, planned: "LaunchPlan", end: Any) -> int:
+def _bring_up(
+    session: Session,
+    name: str,
+    events: "Iterator[LaunchEvent]",
+    total: int | None = None,
+    *,
+    bucket: str | None = None,
+    watch: bool,
+    pull: Path | None,
+) -> int:
+    """Follow a launch, a resume or a rerun, and the sweep to its end where that is asked for."""
+    from gcloud_ops import sweeps
+    from gcloud_ops.cli import live
     from gcloud_ops.cli.output import ExitCode, as_json, dump, say
 
-    name = planned.sweep.name
+    clients = session.clients
+    if total is None:
+        total = len(sweeps.SweepWatch(name, clients, bucket=bucket).manifest.experiments)
+    try:
+        with live.display(total) as showing:
+            if watch or pull is not None:
+                seen = live.follow_and_watch(name, clients, events, showing=showing, bucket=bucket)
+                end = None
+            else:
+                end = live.follow(events, showing=showing)
+    except KeyboardInterrupt:
+        return _goes_on(session, name)
+    if end is None:
+        return _tell_end(session, seen, pull)
     if session.common.output == "json":
-        about = {"sweep": name, "bucket": planned.bucket, "zone": planned.zone}
-        sys.stdout.write(dump({**about, **as_json(end)}))
+        where = bucket or session.settings.bucket_name
+        sys.stdout.write(dump({"sweep": name, "bucket": where, **as_json(end)}))
     say(f"{name}: watch it with `{session.command(f'sweep watch {name}')}`")
     if end.waiting:
         return ExitCode.UNAVAILABLE
@@ -309,12 +451,15 @@ def _tell_end(session: Session, seen: "Snapshot", pull: Path | None) -> int:
     session.emit_snapshot(seen, output.report(seen, pulled=folder))
     sys.stdout.flush()
     output.say(f"{seen.name}: {output.explain(seen)}")
+    if cost := output.cost_so_far(seen):
+        output.say(f"{seen.name}: {cost}")
     return output.ExitCode.DONE if seen.is_good else output.ExitCode.EXPERIMENTS_FAILED
 
 
 def _goes_on(session: Session, name: str) -> int:
     from gcloud_ops.cli.output import ExitCode, say
 
-    watch, cancel = (session.command(f"sweep {verb} {name}") for verb in ("watch", "cancel"))
-    say(f"{PROGRAM}: interrupted; sweep {name} goes on (`{watch}`, `{cancel}`)")
+    verbs = ("resume", "watch", "cancel")
+    commands = ", ".join(f"`{session.command(f'sweep {verb} {name}')}`" for verb in verbs)
+    say(f"{PROGRAM}: interrupted; sweep {name} goes on as far as it has come ({commands})")
     return ExitCode.INTERRUPTED
