@@ -4,31 +4,81 @@ The host keys are read from the instances' guest attributes and verified, as eve
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from gcloud_ops import instances, ssh
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import CONTAINER
 from gcloud_ops.dispatch import AT_ONCE, raise_open_files_limit
-from gcloud_ops.errors import GcloudOpsError, NotFound, Unavailable
+from gcloud_ops.errors import ContainerFailed, GcloudOpsError, NotFound, Unavailable
 from gcloud_ops.model import Container, Instance
+from gcloud_ops.text import one_line
 
-__all__ = ["find_instance", "list_containers", "run_shell", "send_command"]
+__all__ = [
+    "find_instance",
+    "list_containers",
+    "restart_containers",
+    "run_shell",
+    "send_command",
+]
+
+_STOPPING = 120.0  # seconds for a container to stop (docker gives it 10 to 30) and start again
 
 
 def list_containers(
-    clients: Clients, sweep: str, *, zone: str | None = None, at_once: int = AT_ONCE
+    clients: Clients,
+    sweep: str,
+    names: Collection[str] = (),
+    *,
+    zone: str | None = None,
+    at_once: int = AT_ONCE,
 ) -> dict[str, tuple[Container, ...] | GcloudOpsError]:
-    """The containers of each instance of a sweep, stopped ones too; by the instance's name.
+    """The containers of instances of a sweep, stopped ones too; by the instance's name.
 
     An instance that can't be asked has its error in place of its containers.
+
+    Args:
+        clients: The cloud.
+        sweep: The sweep's name.
+        names: Which instances; none: all.
+        zone: Where they are; None: anywhere.
+        at_once: How many are asked at once, at most.
 
     Raises:
         GcloudOpsError: The instances can't be listed.
     """
-    found = instances.list_instances(clients, group=sweep, zone=zone)
-    raise_open_files_limit(len(found) + 256)
+    found = _instances(clients, sweep, names, zone)
     return asyncio.run(_on_each(clients, found, _containers, at_once=at_once))
+
+
+def restart_containers(
+    clients: Clients,
+    sweep: str,
+    names: Collection[str],
+    *,
+    zone: str | None = None,
+    at_once: int = AT_ONCE,
+) -> dict[str, None | GcloudOpsError]:
+    """Stop and start the runner's container on instances of a sweep; by the instance's name.
+
+    Its runner claims a new attempt, which goes on from the last checkpoint. An instance on which
+    that could not be done has its error. The arguments are those of `list_containers`.
+
+    Raises:
+        GcloudOpsError: The instances can't be listed.
+    """
+
+    async def restart(connection: ssh.Connection) -> None:
+        words = ("docker", "restart", "--time", "30", CONTAINER)
+        ended = await connection.run(words, timeout=_STOPPING)
+        if ended.exit_code:
+            raise ContainerFailed(
+                f"{connection.instance}: docker restart: {one_line(ended.stderr)}",
+                resource=f"instance {connection.instance}",
+            )
+
+    found = _instances(clients, sweep, names, zone)
+    return asyncio.run(_on_each(clients, found, restart, at_once=at_once))
 
 
 def send_command(clients: Clients, instance: str, command: str, *, zone: str | None = None) -> str:
@@ -82,6 +132,14 @@ def find_instance(clients: Clients, name: str, *, zone: str | None = None) -> In
         resource=f"instance {name}",
         hint="see `gcloud-ops instances list`",
     )
+
+
+def _instances(
+    clients: Clients, sweep: str, names: Collection[str], zone: str | None
+) -> tuple[Instance, ...]:
+    found = instances.list_instances(clients, group=sweep, zone=zone)
+    raise_open_files_limit(len(found) + 256)
+    return tuple(it for it in found if not names or it.name in names)
 
 
 async def _containers(connection: ssh.Connection) -> tuple[Container, ...]:
