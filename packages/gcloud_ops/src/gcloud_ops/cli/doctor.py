@@ -29,13 +29,13 @@ def doctor(file: Path | None = None, /, *, session: GivenSession) -> int:
     for finding in examining.examine(session.clients, sweep=sweep):
         found.append(finding)
         if session.common.output == "table":
-            line = one_line(f"{finding.level:<8} {finding.name}: {finding.message}", limit=1000)
-            sys.stdout.write(f"{line}\n")
+            line = one_line(f"{finding.name}: {finding.message}", limit=1000)
+            sys.stdout.write(f"{finding.level:<8} {line}\n")
             if finding.advice:
                 sys.stdout.write(f"         -> {one_line(finding.advice, limit=1000)}\n")
             sys.stdout.flush()
     if session.common.output != "table":
-        columns = output.Columns[examining.Finding](
+        columns: output.Columns[examining.Finding] = output.Columns(
             ("LEVEL", "NAME", "MESSAGE", "ADVICE"),
             lambda it: (it.level, it.name, it.message, it.advice),
         )

@@ -113,7 +113,9 @@ def ssh(facts: Facts) -> Iterator[Finding]:
     through_iap = needs_iap(facts)
     rules = clients.read_all("firewall rules", clients.firewalls.list, project=clients.project)
     account = facts.account()
-    # Another cloud has its instances' SSH servers on ports of its own.
+    if not clients.settings.is_google and not through_iap:
+        yield ok(name, "another cloud: how its instances are reached is its own affair")
+        return
     port = clients.settings.ssh_port if clients.settings.is_google else 22
     open_to = {
         source
@@ -141,7 +143,7 @@ def ssh(facts: Facts) -> Iterator[Finding]:
     else:
         yield warning(
             name,
-            f"{words}: sweeps run all the same, but `gcloud-ops ssh` and `containers` don't",
+            f"{words}; sweeps run without, shells in them don't",
             advice,
         )
 
