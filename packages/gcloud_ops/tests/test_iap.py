@@ -222,7 +222,7 @@ async def test_iap_answers_no_websocket(
     clients: Clients, instance: Instance, status: int, kind: type[GcloudOpsError], hint: str
 ) -> None:
     """What comes in place of a websocket is explained."""
-    await asyncio.to_thread(ask, clients, "faults", {"method": "iap.*", "status": status})
+    await asyncio.to_thread(ask, clients, "faults", {"method": "tunnel.*", "status": status})
 
     error = await refusal(clients, instance)
 
@@ -236,7 +236,7 @@ async def test_where_nobody_is(clients: Clients, instance: Instance) -> None:
     allowed = [{"I_p_protocol": "tcp", "ports": [str(PORT)]}]
     with rule(clients, "nobody", allowed=allowed):
         closed = await refusal(clients, instance)
-    await asyncio.to_thread(ask, clients, "faults", {"method": "iap.*", "status": 200, "delay": 5})
+    await asyncio.to_thread(ask, clients, "faults", {"method": "tunnel.*", "status": 200, "delay": 5})
     with pytest.raises(Unavailable, match="no answer within 0 s"):
         async with iap.tunnel(clients, instance, PORT, timeout=0.2):
             pass
@@ -254,7 +254,7 @@ async def test_a_session_that_is_forgotten(clients: Clients, instance: Instance)
         async with echo(instance.internal_address), iap.tunnel(clients, instance, PORT) as sock:
             await loop.sock_sendall(sock, b"here")
             assert await loop.sock_recv(sock, 10) == b"here"
-            fault = {"method": "iap.tunnel.reconnect", "status": 403}
+            fault = {"method": "tunnel.reconnect", "status": 403}
             await asyncio.to_thread(ask, clients, "faults", fault)
             await asyncio.to_thread(ask, clients, "iap/cut", {})
             async with asyncio.timeout(10):
@@ -277,5 +277,5 @@ def test_a_sweep_without_public_addresses(clients: Clients, instance: Instance) 
         "hidden-0002": ["sinergym"],
     }
     assert containers.run_shell(clients, "hidden-0001", "true") == 0
-    assert ask(clients, "stats", None)["calls"]["iap.tunnel.connect"] >= 5
+    assert ask(clients, "stats", None)["calls"]["tunnel.connect"] >= 5
     sweeps.cancel("hidden", clients)

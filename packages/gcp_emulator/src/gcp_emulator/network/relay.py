@@ -4,6 +4,8 @@ https://cloud.google.com/iap/docs/using-tcp-forwarding; the protocol is the four
 relay that gcloud speaks to, with its codes for closing. Each message is a tag of two bytes and
 what follows it, big-endian: 1 the session's id, 2 and 7 how many bytes have arrived, 4 bytes.
 
+The API `iap.googleapis.com` need not be enabled for it (https://cloud.google.com/iap/docs/faq).
+
 A session outlives its websocket for a while: ``/v4/reconnect`` takes it up again, and each side
 sends once more what the other has not acknowledged.
 """
@@ -99,7 +101,7 @@ class Relay:
             [web.get("/v4/connect", self.connect), web.get("/v4/reconnect", self.reconnect)]
         )
 
-    @api("iap.tunnel.connect")
+    @api("tunnel.connect")
     async def connect(self, request: web.Request) -> web.WebSocketResponse:
         """Open a session, and carry it as long as this websocket lasts."""
         try:
@@ -111,7 +113,7 @@ class Relay:
         hello = struct.pack(">HI", _SID, len(sid)) + sid.encode()
         return await self._carry(sid, session, await _accept(request), hello)
 
-    @api("iap.tunnel.reconnect")
+    @api("tunnel.reconnect")
     async def reconnect(self, request: web.Request) -> web.WebSocketResponse:
         """Take a session up again from the byte that the client has."""
         sid, text = request.query.get("sid", ""), request.query.get("ack", "")
