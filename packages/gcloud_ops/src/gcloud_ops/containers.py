@@ -58,7 +58,7 @@ def restart_containers(
     *,
     zone: str | None = None,
     at_once: int = AT_ONCE,
-) -> dict[str, None | GcloudOpsError]:
+) -> dict[str, GcloudOpsError | None]:
     """Stop and start the runner's container on instances of a sweep; by the instance's name.
 
     Its runner claims a new attempt, which goes on from the last checkpoint. An instance on which
@@ -69,7 +69,7 @@ def restart_containers(
     """
 
     async def restart(connection: ssh.Connection) -> None:
-        words = ("docker", "restart", "--time", "30", CONTAINER)
+        words = ("docker", "restart", "-t", "30", CONTAINER)
         ended = await connection.run(words, timeout=_STOPPING)
         if ended.exit_code:
             raise ContainerFailed(
