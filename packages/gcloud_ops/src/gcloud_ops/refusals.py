@@ -65,9 +65,13 @@ def error_for_code(code: str, message: str, *, resource: str, status: int = 0) -
     """
     kind = _kind_of_code(code) or _kind_of_status(status)
     text = one_line(_said(message)) or code or f"HTTP {status}"
+    if status == HTTPStatus.UNAUTHORIZED:  # Cloud Storage calls a missing token `required`
+        kind = CredentialsMissing
     if _POLICY.search(text) and kind in {AlreadyExists, InvalidRequest, OperationFailed}:
         # An organisation's policy answers 412 or CONDITION_NOT_MET, as a precondition does.
         kind = PermissionDenied
+    if _BILLING.search(text) or _GONE_PROJECT.search(text):
+        kind = PermissionDenied  # nothing is done for such a project, whatever the status
     return kind(f"{resource}: {text}", resource=resource, hint=_hint(kind, code, text))
 
 
@@ -76,7 +80,15 @@ def error_for_code(code: str, message: str, *, resource: str, status: int = 0) -
 _REQUEST_LINE = re.compile(r"\A\s*(?:[0-9]{3} )?(?:GET|POST|PUT|PATCH|DELETE) https?://\S+: ")
 _PERMISSION = re.compile(r"\b[a-z]+\.[a-zA-Z]+\.[a-zA-Z]+\b(?!\.)")
 _API = re.compile(r"\b([a-z]+\.googleapis\.com)\b")
-_POLICY = re.compile(r"\bconstraints?[/ ][a-z'\"`]|[Oo]rg(?:anization)? [Pp]olicy")
+_BILLING = re.compile(r"\bbilling (?:account|to be enabled|is (?:not enabled|disabled))", re.I)
+_GONE_PROJECT = re.compile(
+    r"[Pp]roject\b.* (?:has been deleted|not found or deleted|is pending deletion|was deleted)"
+    r"|Failed to find project|Permission denied on resource project|Unknown project id"
+)
+_SCOPES = re.compile(r"insufficient authentication scopes|insufficient (?:OAuth )?scopes?", re.I)
+_ACT_AS = re.compile(r"does not have access to service account|iam\.serviceAccounts\.actAs")
+_QUOTA_METRIC = re.compile(r"'?([A-Z0-9_-]*ALL_REGIONS[A-Z0-9_-]*)'?")
+_POLICY = re.compile(r"\bconstraints?[/ ][a-z'\"`]|[Oo]rg(?:anization)?(?:'s)? [Pp]olicy")
 
 _CODES: Final[Mapping[str, type[GcloudOpsError]]] = {
     # Compared in lower case without underscores: REST says notFound, operations NOT_FOUND.
@@ -84,8 +96,10 @@ _CODES: Final[Mapping[str, type[GcloudOpsError]]] = {
     "limitexceeded": QuotaExceeded,
     "dailylimitexceeded": QuotaExceeded,
     "ipspaceexhausted": QuotaExceeded,
+    "ipspaceexhaustedwithdetails": QuotaExceeded,
     "ratelimitexceeded": Unavailable,
     "userratelimitexceeded": Unavailable,
+    "resourceexhausted": Unavailable,
     "resourceoperationrateexceeded": Unavailable,
     "resourcenotready": NotReady,
     "resourceinuse": Unavailable,
@@ -112,6 +126,16 @@ _CODES: Final[Mapping[str, type[GcloudOpsError]]] = {
     "unsupportedoperation": InvalidRequest,
     "forbidden": PermissionDenied,
     "insufficientpermissions": PermissionDenied,
+    "accesstokenscopeinsufficient": PermissionDenied,
+    "iampermissiondenied": PermissionDenied,
+    "servicedisabled": PermissionDenied,
+    "billingdisabled": PermissionDenied,
+    "billingnotenabled": PermissionDenied,
+    "accountdisabled": PermissionDenied,
+    "userprojectdenied": PermissionDenied,
+    "consumerinvalid": PermissionDenied,
+    "serviceaccountaccessdenied": PermissionDenied,
+    "securitypolicyviolated": PermissionDenied,
     "accessnotconfigured": PermissionDenied,
     "permissionserror": PermissionDenied,
     "permissiondenied": PermissionDenied,
@@ -161,24 +185,68 @@ def _kind_of_status(status: int) -> type[GcloudOpsError]:
 
 
 def _hint(kind: type[GcloudOpsError], code: str, text: str) -> str:
+    """What to do about it."""
     key = code.replace("_", "").lower()
     if kind is CredentialsMissing:
         return _LOGIN
-    if key in {"accessnotconfigured", "servicedisabled"} or (
-        kind is PermissionDenied and "has not been used" in text
-    ):
-        api = _API.search(text)
-        return f"enable the API: `gcloud services enable {api[1] if api else 'API'}`"
     if kind is PermissionDenied:
-        permission = _PERMISSION.search(text)
-        return f"the account needs the permission {permission[0]}" if permission else ""
+        return _hint_for_denied(key, text)
     if kind is QuotaExceeded:
-        return "ask for more quota in the console under IAM & Admin, Quotas, or use another region"
+        return _hint_for_quota(key, text)
     if kind is NoCapacity:
         return "try another zone or machine type, or wait"
+    if key in _RATES:
+        return "too many calls in a short time: wait a minute"
     if key == "resourceinusebyanotherresource":
         return "delete first what uses it"
     return ""
+
+
+_RATES = frozenset(
+    {
+        *("ratelimitexceeded", "userratelimitexceeded", "resourceexhausted"),
+        "resourceoperationrateexceeded",
+    }
+)
+
+
+def _hint_for_denied(key: str, text: str) -> str:
+    permission = _PERMISSION.search(text)
+    if key in {"accessnotconfigured", "servicedisabled"} or "has not been used" in text:
+        api = _API.search(text)
+        return f"enable the API: `gcloud services enable {api[1] if api else 'API'}`"
+    if _BILLING.search(text) or key in {"billingdisabled", "billingnotenabled", "accountdisabled"}:
+        return (
+            "link a billing account to the project: "
+            "`gcloud billing projects link PROJECT --billing-account ACCOUNT`"
+        )
+    if _GONE_PROJECT.search(text) or key == "consumerinvalid":
+        return "check --project: there is no such project, or the account may not see it"
+    if key == "userprojectdenied":
+        return "the account needs the role roles/serviceusage.serviceUsageConsumer"
+    if key == "accesstokenscopeinsufficient" or _SCOPES.search(text):
+        return (
+            f"the token is for less than is needed: {_LOGIN}, or give the VM the scope "
+            "cloud-platform"
+        )
+    if key == "serviceaccountaccessdenied" or _ACT_AS.search(text):
+        return "the account needs the role roles/iam.serviceAccountUser on the service account"
+    if "compute.vmExternalIpAccess" in text:
+        return (
+            "an organisation's policy forbids public addresses: take a template without one "
+            "(external_address=False), which is reached through IAP"
+        )
+    if _POLICY.search(text) or key == "securitypolicyviolated":
+        return "an organisation's policy forbids it: its administrator can make an exception"
+    return f"the account needs the permission {permission[0]}" if permission else ""
+
+
+def _hint_for_quota(key: str, text: str) -> str:
+    if key.startswith("ipspaceexhausted"):
+        return "the subnetwork has no address left: widen it, or use another region"
+    if _QUOTA_METRIC.search(text):
+        return "the quota is for all regions together: ask for more under IAM & Admin, Quotas"
+    return "ask for more quota in the console under IAM & Admin, Quotas, or use another region"
 
 
 def _translated(error: Exception, resource: str) -> GcloudOpsError | None:
@@ -246,7 +314,9 @@ def _from_auth(error: Any, resource: str) -> GcloudOpsError:
     if isinstance(error, auth.DefaultCredentialsError) and "not found" in str(error):
         text = "no credentials for Google Cloud were found"
     else:
-        text = f"the credentials for Google Cloud don't work: {one_line(str(error))}"
+        # Of a refused grant, the reply follows as a second argument.
+        said = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+        text = f"the credentials for Google Cloud don't work: {one_line(said)}"
     return CredentialsMissing(text, resource=resource, hint=_LOGIN)
 
 
