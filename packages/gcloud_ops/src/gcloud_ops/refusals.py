@@ -233,8 +233,8 @@ def _hint_for_denied(key: str, text: str) -> str:
         return "the account needs the role roles/iam.serviceAccountUser on the service account"
     if "compute.vmExternalIpAccess" in text:
         return (
-            "an organisation's policy forbids public addresses: take a template without one "
-            "(external_address=False), which is reached through IAP"
+            "an organisation's policy forbids public addresses: take a template made with "
+            "`--no-external-address`, whose instances are reached through IAP"
         )
     if _POLICY.search(text) or key == "securitypolicyviolated":
         return "an organisation's policy forbids it: its administrator can make an exception"

@@ -28,6 +28,7 @@ def template_create(
     disk_type: str = "pd-ssd",
     service_account: str | None = None,
     scopes: str = "https://www.googleapis.com/auth/cloud-platform",
+    no_external_address: Annotated[bool, SWITCH] = False,
     env: Annotated[list[str], REPEATED] = [],  # noqa: B006 (cyclopts only reads it)
     mlflow_server: Annotated[bool, SWITCH] = False,
     mlflow_uri: Annotated[str | None, Parameter(name=["--mlflow-uri", "--tracking-uri"])] = None,
@@ -47,6 +48,8 @@ def template_create(
         disk_type: Type of the boot disk.
         service_account: Who the instances act as; else Compute Engine's default account.
         scopes: Access scopes of the account, separated by commas.
+        no_external_address: Give the instances no public address: SSH goes through IAP, and to
+            the internet there must be Cloud NAT, to Google Private Google Access.
         env: A variable of the container, NAME=VALUE; may be repeated. No secrets.
         mlflow_server: Log to the tracking server that `mlflow-infra up` has made, with its
             password, which the containers read in Secret Manager.
@@ -75,6 +78,7 @@ def template_create(
             disk_type=disk_type,
             service_account=service_account,
             scopes=tuple(scope for scope in scopes.split(",") if scope),
+            external_address=not no_external_address,
             environment=environment,
         ),
     )
