@@ -73,6 +73,14 @@ ACTIONS: Final = (
         changes=True,
     ),
     Action(
+        name="resume",
+        key="R",
+        label="Resume",
+        help="Go on with a launch that was interrupted: what has no VM gets one",
+        scopes=("sweeps",),
+        changes=True,
+    ),
+    Action(
         name="delete_sweep",
         key="d",
         label="Delete",

@@ -1,9 +1,9 @@
 """What the console can do to sweeps: each change is refused where the fleet is read-only.
 
-    planned            read a sweep file and check everything; creates nothing
-    launch, resume     events until every experiment has its command
-    cancel, rerun, restart_containers    some experiments of a sweep, or all
-    delete             a sweep with its results
+    planned                              read a sweep file and check everything; creates nothing
+    launch, resume                       until every experiment has what it needs
+    cancel, rerun, restart_containers    some experiments of a sweep
+    delete                               a sweep with its results
 
 All block; a thread calls them. `tell` is told each step in the past tense or as what goes on, and
 may raise to stop between two steps: each change can be asked for again and goes on then.
@@ -19,7 +19,16 @@ from sinergym_tui.fleet import Fleet
 if TYPE_CHECKING:
     from gcloud_ops.launching import LaunchEvent, LaunchPlan
 
-__all__ = ["cancel", "delete", "describe", "launch", "planned"]
+__all__ = [
+    "cancel",
+    "delete",
+    "describe",
+    "launch",
+    "planned",
+    "rerun",
+    "restart_containers",
+    "resume",
+]
 
 type Tell = Callable[[str], None]
 
@@ -49,18 +58,43 @@ def cancel(fleet: Fleet, name: str, experiments: Collection[str], tell: Tell) ->
     from gcloud_ops import sweeps
 
     clients = fleet.for_change(f"cancel sweep {name}")
-    sweeps.cancel(name, clients, on_step=tell)
+    sweeps.cancel(name, clients, experiments=experiments, on_step=tell)
     return "cancelled; its results are in the bucket"
+
+
+def resume(fleet: Fleet, name: str, tell: Tell) -> str:
+    """Go on with a launch that was interrupted."""
+    from gcloud_ops import launching
+
+    return _told(launching.resume(name, fleet.for_change(f"resume sweep {name}")), tell)
 
 
 def rerun(fleet: Fleet, name: str, experiments: Collection[str], tell: Tell) -> str:
     """Run experiments again that have ended."""
-    raise NotImplementedError
+    from gcloud_ops import rerunning
+
+    clients = fleet.for_change(f"rerun experiments of sweep {name}")
+    return _told(rerunning.rerun(name, clients, experiments=experiments), tell)
 
 
 def restart_containers(fleet: Fleet, name: str, experiments: Collection[str], tell: Tell) -> str:
-    """Stop and start the containers of experiments."""
-    raise NotImplementedError
+    """Stop and start the containers of experiments.
+
+    Raises:
+        ContainerFailed: Not all of them could be; says which one could not, and why.
+    """
+    from gcloud_ops import containers
+    from gcloud_ops.errors import ContainerFailed
+
+    clients = fleet.for_change(f"restart containers of sweep {name}")
+    tell(f"restarting {len(experiments)} containers")
+    answers = containers.restart_containers(clients, name, experiments)
+    failed = {each: error for each, error in answers.items() if error is not None}
+    for each, error in failed.items():
+        raise ContainerFailed(f"{len(failed)} of {len(experiments)} failed: {each}: {error}")
+    if len(answers) < len(experiments):
+        return f"{len(answers)} of {len(experiments)} containers restarted: the others have no VM"
+    return f"{len(answers)} containers restarted"
 
 
 def delete(fleet: Fleet, name: str, tell: Tell) -> str:
@@ -91,6 +125,10 @@ def describe(event: "LaunchEvent") -> str:
             text = f"the instance group is there, in {event.zone}"
         case launching.InstancesRequested():
             text = f"{event.count} instances are asked for"
+        case launching.Reopened():
+            text = f"{len(event.experiments)} are to run again"
+        case launching.NothingToDo():
+            text = f"nothing to do: {event.why}"
         case launching.InstanceUp():
             text = f"{event.experiment} is up"
         case launching.Waiting():
@@ -107,7 +145,8 @@ def describe(event: "LaunchEvent") -> str:
         case launching.GroupGone():
             text = "the instance group is gone: the sweep was cancelled"
         case launching.Launched():
-            text = f"launched: {event.sent} have their command"
+            has = "are on the way" if event.at_boot else "have their command"
+            text = f"launched: {event.sent} {has}"
             text += f", {event.failed} failed" if event.failed else ""
             text += f", {event.waiting} still wait" if event.waiting else ""
     return one_line(text)

@@ -23,7 +23,7 @@ from gcloud_ops.text import one_line
 from sinergym_tui.trails import Trail, follow_trails
 from sinergym_tui.views.experiment import Extras, curve_of
 from sinergym_tui.views.incidents import Notice, incident_notice, message_notice
-from sinergym_tui.views.sweeps import Facts, SweepState, facts_of
+from sinergym_tui.views.sweeps import Cost, Facts, SweepState, facts_of
 
 if TYPE_CHECKING:
     from gcloud_ops.clients import Clients
@@ -216,7 +216,7 @@ class Fleet:
             return
         looked.trouble = ""
         looked.trails = follow_trails(looked.trails, seen)
-        looked.snapshot, looked.facts = seen, facts_of(seen)
+        looked.snapshot, looked.facts = seen, _facts(seen)
         if closely:
             self._look_for_addresses(looked, seen)
 
@@ -226,7 +226,7 @@ class Fleet:
         from gcloud_ops import instances
 
         looked.instances_at = looked.at
-        zone = seen.manifest.zone
+        zone = None if seen.manifest.zones else seen.manifest.zone
         found = instances.list_instances(self._clients, group=seen.name, zone=zone)
         looked.instances = {instance.name: instance for instance in found}
 
@@ -246,9 +246,10 @@ class Fleet:
     def examine(self, sweep: str, experiment: str) -> Extras:
         """What is in the bucket of an experiment, and how its reward went; two or three calls.
 
-        What can't be told is left out, and `trouble` says why.
+        Its containers are asked for over SSH, where it has a VM. What can't be told is left out,
+        and `trouble` says why.
         """
-        from gcloud_ops import objects
+        from gcloud_ops import containers, objects
 
         bucket = self.settings.bucket_name
         folder = f"{sweep}/{experiment}/output/"
@@ -262,9 +263,16 @@ class Fleet:
                     self._clients, bucket, folder + table, resource=f"{experiment}: {table}"
                 )
                 curve = curve_of(content)
+            state = self._view.sweep(sweep)
+            if state is None or experiment not in state.instances:
+                return Extras(outputs=outputs, curve=curve)
+            answer = containers.list_containers(self._clients, sweep, (experiment,))
+            found_containers = answer.get(experiment, ())
         except GcloudOpsError as error:
             return Extras(trouble=explain(error))
-        return Extras(outputs=outputs, curve=curve)
+        if isinstance(found_containers, GcloudOpsError):
+            return Extras(outputs=outputs, curve=curve, trouble=explain(found_containers))
+        return Extras(outputs=outputs, curve=curve, containers=found_containers)
 
     def notices(self) -> tuple[Notice, ...]:
         """The incidents of our policies, and what the local cloud has sent, the newest first.
@@ -308,6 +316,23 @@ class Fleet:
                 stop.wait(_LOG_RETRY)
             else:
                 return
+
+
+def _facts(seen: Snapshot) -> Facts:
+    """With what it costs, where its price is known."""
+    if seen.manifest.machine.hourly is None:
+        return facts_of(seen)
+    from gcloud_ops import costs
+
+    found = costs.so_far(seen, seen.taken)
+    return facts_of(
+        seen,
+        cost=Cost(spent=found.spent or 0.0, projected=found.projected),
+        costs={
+            name: Cost(spent=one.spent or 0.0, projected=one.projected)
+            for name, one in found.by_experiment.items()
+        },
+    )
 
 
 def explain(error: Exception) -> str:

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from gcloud_ops.launching import LaunchPlan
     from sinergym_tui.app import Console
 
-__all__ = ["ask_to_cancel", "ask_to_delete", "ask_to_launch", "ask_to_rerun", "ask_to_restart"]
+__all__ = [
+    "ask_to_cancel",
+    "ask_to_delete",
+    "ask_to_launch",
+    "ask_to_rerun",
+    "ask_to_restart",
+    "ask_to_resume",
+]
 
 _LISTED = 12  # experiments that a question names
 
@@ -95,6 +102,32 @@ def ask_to_delete(console: "Console", state: SweepState) -> None:
         title=f"delete {state.name}",
         yes="Delete the sweep",
         typed=state.has_instances,
+    )
+
+
+def ask_to_resume(console: "Console", state: SweepState) -> None:
+    """Go on with a launch that was interrupted."""
+    unfinished = [row.id for row in _rows(state, ()) if not row.status.is_final]
+    if state.snapshot is not None and not unfinished:
+        console.tell("nothing to resume: all experiments have ended; rerun those that failed")
+        return
+    touches = [
+        f"each of the {len(unfinished) or state.summary.experiments} experiments that have not "
+        "ended gets a VM, unless it has one; those cost until they have ended",
+        "what runs, and what has ended, is left alone",
+    ]
+
+    def work(fleet: Fleet, tell: Tell) -> str:
+        return changes.resume(fleet, state.name, tell)
+
+    _ask(
+        console,
+        state,
+        work,
+        question=f"Go on with the launch of sweep {state.name}?",
+        touches=touches,
+        title=f"resume {state.name}",
+        yes="Resume it",
     )
 
 

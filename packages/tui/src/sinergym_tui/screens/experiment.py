@@ -1,8 +1,7 @@
 """One experiment: all that is known of it, and how its reward went."""
 
-from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from textwrap import wrap
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -20,9 +19,6 @@ from sinergym_tui.views.experiment import Curve, Extras, Section, experiment_sec
 from sinergym_tui.views.sweep import Row, experiment_rows, reason
 from sinergym_tui.views.sweeps import STATUS_LOOK, SweepState
 from sinergym_tui.workers import Tell
-
-if TYPE_CHECKING:
-    from textual_plot import PlotWidget
 
 __all__ = ["ExperimentScreen"]
 
@@ -58,7 +54,6 @@ class ExperimentScreen(ConsoleScreen):
         self._sweep = sweep
         self.experiment = experiment
         self._extras = Extras()
-        self._plot: PlotWidget | None = None
         self._plotted: Curve | None = None
 
     def body(self) -> ComposeResult:
@@ -112,7 +107,8 @@ class ExperimentScreen(ConsoleScreen):
         fleet = self.console.fleet
         is_google = fleet is not None and fleet.settings.is_google
         sections = experiment_sections(state, row, self._extras, now, is_google=is_google)
-        update_line(facts, _content(sections))
+        width = self.query_one("#facts-scroll").scrollable_content_region.width
+        update_line(facts, _content(sections, width))
         facts.set_class(bool(self.view.trouble), "-stale")
         self._paint_curve(row)
 
@@ -177,14 +173,14 @@ class ExperimentScreen(ConsoleScreen):
         sweep, experiment = self._sweep, self.experiment
 
         def work(fleet: Fleet, tell: Tell) -> Extras:
-            import textual_plot  # noqa: F401  # half a second: in this thread, not in the app's
+            import sinergym_tui.widgets.curve  # noqa: F401  # half a second: in this thread, not in the app's
 
-            tell("looking into the bucket")
+            tell("looking into the bucket, and at its container")
             return fleet.examine(sweep, experiment)
 
         def show(extras: Extras) -> None:
             if experiment == self.experiment:
-                self._extras = replace(extras, containers=self._extras.containers)
+                self._extras = extras
                 self.repaint()
 
         self.console.start(Job(title=f"look at {experiment}", group="examine"), work, then=show)
@@ -203,28 +199,20 @@ class ExperimentScreen(ConsoleScreen):
         if curve is None:
             return
         update_line(self.query_one("#curve-title", Static), Content(curve.what))
-        if self._plot is None:
-            from textual_plot import PlotWidget
+        from sinergym_tui.widgets.curve import CurvePlot
 
-            self._plot = PlotWidget(id="curve", allow_pan_and_zoom=False)
-            self._plot.can_focus = False
-            box.mount(self._plot)
-        self.call_after_refresh(self._draw, curve)
-
-    def _draw(self, curve: Curve) -> None:
-        from textual_plot import HiResMode
-
-        if (plot := self._plot) is not None:
-            plot.clear()
-            colour = self.app.get_css_variables().get("primary", "green")
-            plot.plot(
-                x=curve.steps, y=curve.values, line_style=colour, hires_mode=HiResMode.BRAILLE
-            )
+        if not (plots := box.query(CurvePlot)):
+            plot = CurvePlot(id="curve")
+            box.mount(plot)
+        else:
+            plot = plots.first()
+        plot.show(curve)
 
 
-def _content(sections: tuple[Section, ...]) -> Content:
-    """Sections as one text: a title, then labels and what is to say."""
+def _content(sections: tuple[Section, ...], width: int) -> Content:
+    """Sections as one text: a title, then labels and what is to say, beside one another."""
     text, spans = "", []
+    room = max(20, width - _LABEL - 3)
 
     def add(piece: str, style: str) -> None:
         nonlocal text
@@ -234,6 +222,9 @@ def _content(sections: tuple[Section, ...]) -> Content:
     for section in sections:
         add(f"\n{section.title}\n" if text else f"{section.title}\n", "bold $text-primary")
         for line in section.lines:
-            add(f"  {line.label:<{_LABEL}} ", "$foreground 60%")
-            add(f"{line.cell.text}\n", TONE_STYLES[line.cell.tone])
+            label = line.label
+            for piece in wrap(line.cell.text, room, break_on_hyphens=False) or [""]:
+                add(f"  {label:<{_LABEL}} ", "$foreground 60%")
+                add(f"{piece}\n", TONE_STYLES[line.cell.tone])
+                label = ""
     return Content(text.rstrip("\n"), spans)

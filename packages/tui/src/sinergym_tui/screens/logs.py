@@ -115,7 +115,7 @@ class LogsScreen(ConsoleScreen):
                 cells.append(Cell(why, "bad" if tone == "bad" else "muted"))
         else:
             cells.append(Cell(f"{len(self._experiments)} logs", "strong"))
-        count = f"{count_text(book.total)} lines"
+        count = f"{count_text(book.total)} line{'' if book.total == 1 else 's'}"
         if book.shown_count != len(book):
             count = f"{book.shown_count:,} of {count}"
         cells.append(Cell(count, "muted"))

@@ -5,12 +5,15 @@ from datetime import datetime
 
 from textual import on
 from textual.app import ComposeResult
-from textual.widgets import Static
 
 from gcloud_ops.text import one_line
 from sinergym_tui.keys import bindings_of
-from sinergym_tui.screens.changing import ask_to_cancel, ask_to_delete, ask_to_launch
-from sinergym_tui.screens.frame import styled, update_line
+from sinergym_tui.screens.changing import (
+    ask_to_cancel,
+    ask_to_delete,
+    ask_to_launch,
+    ask_to_resume,
+)
 from sinergym_tui.screens.sweep import SweepScreen
 from sinergym_tui.screens.table import TableScreen
 from sinergym_tui.views.cells import Cell, money_text
@@ -38,8 +41,9 @@ class SweepsScreen(TableScreen[SweepState]):
 
     DEFAULT_CSS = """
     SweepsScreen {
-        & #about, & #preview { display: none; }
-        &.-tall #about { display: block; background: $boost; }
+        & #preview { display: none; }
+        &.-tall #table { height: auto; min-height: 6; max-height: 40%; }
+        &.-tall #detail { margin-top: 1; }
         &.-tall #preview { display: block; height: 1fr; }
     }
     """
@@ -47,10 +51,7 @@ class SweepsScreen(TableScreen[SweepState]):
     def body(self) -> ComposeResult:
         """The table, and the experiments of one sweep."""
         yield from super().body()
-        yield Static("", id="about", classes="line", markup=False)
-        preview = LiveTable(EXPERIMENT_COLUMNS, id="preview")
-        preview.can_focus = False
-        yield preview
+        yield LiveTable(EXPERIMENT_COLUMNS, has_cursor=False, id="preview")
 
     @property
     def sweep(self) -> str:
@@ -118,8 +119,6 @@ class SweepsScreen(TableScreen[SweepState]):
             (row.seen.id for row in rows), lambda index: experiment_cells(rows[index], now)
         )
         preview.set_stale(bool(self.view.trouble))
-        title = [Cell(f"Experiments of {one_line(state.name)}", "strong")] if state else []
-        update_line(self.query_one("#about", Static), styled(title))
 
     def action_open(self) -> None:
         """Its experiments."""
@@ -134,6 +133,11 @@ class SweepsScreen(TableScreen[SweepState]):
         """Ask, then cancel it."""
         if state := self.current:
             ask_to_cancel(self.console, state, ())
+
+    def action_resume(self) -> None:
+        """Ask, then go on with its launch."""
+        if state := self.current:
+            ask_to_resume(self.console, state)
 
     def action_delete_sweep(self) -> None:
         """Ask, then delete it."""

@@ -83,7 +83,7 @@ def experiment_sections(
         Section(title="State", lines=tuple(_state(row, now))),
         Section(title="Timeline", lines=tuple(_timeline(state, row.seen, now))),
         Section(title="Command", lines=tuple(_command(row.seen))),
-        Section(title="Instance and container", lines=tuple(_instance(row, extras))),
+        Section(title="Instance and container", lines=tuple(_instance(state, row, extras))),
         Section(title="Outputs", lines=tuple(_outputs(extras))),
         Section(
             title="Links",
@@ -173,23 +173,30 @@ def _state(row: Row, now: datetime) -> Iterator[Line]:
 
 
 def _timeline(state: SweepState, seen: Observation, now: datetime) -> Iterator[Line]:
+    events = sorted(_events(state, seen, now), key=lambda event: event[0])
+    return (Line(label=f"{at.astimezone():%m-%d %H:%M:%S}", cell=cell) for at, cell in events)
+
+
+def _events(
+    state: SweepState, seen: Observation, now: datetime
+) -> Iterator[tuple[datetime, Cell]]:
     snapshot, record = state.snapshot, seen.record
     if snapshot is not None:
-        yield Line(label=_clock(snapshot.manifest.created), cell=Cell("sweep launched", "muted"))
+        yield snapshot.manifest.created, Cell("sweep launched", "muted")
     if record is None:
         return
     for attempt in record.history:
-        yield Line(label=_clock(attempt.started), cell=Cell(*_past(attempt)))
+        if (at := attempt.started or attempt.ended) is not None:
+            yield at, Cell(*_past(attempt))
     if record.attempt and record.started is not None:
         words = f"attempt {record.attempt}: {record.state}"
         until = record.ended or (None if record.is_final else now)
         if until is not None:
             words += f", {duration_text((until - record.started).total_seconds())}"
-        yield Line(label=_clock(record.started), cell=Cell(one_line(words), "strong"))
+        yield record.started, Cell(one_line(words), "strong")
     if record.ended is not None:
         sign, tone = STATUS_LOOK[seen.status]
-        words = f"{sign} {seen.status} {reason(seen)}"
-        yield Line(label=_clock(record.ended), cell=Cell(one_line(words), tone))
+        yield record.ended, Cell(one_line(f"{sign} {seen.status} {reason(seen)}"), tone)
 
 
 def _past(attempt: Attempt) -> tuple[str, Tone]:
@@ -207,14 +214,15 @@ def _command(seen: Observation) -> Iterator[Line]:
         yield _line(name, value)
 
 
-def _instance(row: Row, extras: Extras) -> Iterator[Line]:
+def _instance(state: SweepState, row: Row, extras: Extras) -> Iterator[Line]:
     seen = row.seen
     member, record = seen.member, seen.record
     if member is None:
         yield _line("instance", "none: it is gone, or not there yet", "muted")
     else:
         doing = "" if member.action == "NONE" else f" · {member.action.lower()}"
-        yield _line("instance", f"{member.status or 'not there yet'}{doing} · {member.zone}")
+        zone = member.zone or (state.snapshot.manifest.zone if state.snapshot else "")
+        yield _line("instance", f"{member.status or 'not there yet'}{doing} · {zone}")
         if member.error_code:
             yield _line("error", f"{member.error_code}: {member.error_message}", "bad")
     if row.host:
@@ -246,10 +254,6 @@ _SHOWN: Final = 40
 
 def _line(label: str, text: str, tone: Tone = "") -> Line:
     return Line(label=one_line(label, limit=22), cell=Cell(one_line(text, limit=_LONG), tone))
-
-
-def _clock(moment: datetime | None) -> str:
-    return f"{moment.astimezone():%m-%d %H:%M:%S}" if moment else "-"
 
 
 def _bytes(size: int) -> str:

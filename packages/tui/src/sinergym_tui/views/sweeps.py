@@ -181,10 +181,10 @@ def summary_cells(state: SweepState) -> list[Cell]:
     if seen is None or facts is None:
         return [Cell(f"{state.summary.experiments} experiments", "strong")]
     cells = [Cell(f"{facts.total} experiments", "strong")]
+    cells.append(Cell(bar(facts.fraction), "busy" if facts.done < facts.total else ""))
     for status, count in seen.counts.items():
         sign, tone = STATUS_LOOK[status]
         cells.append(Cell(f"{sign} {count} {status}", tone))
-    cells.append(Cell(bar(facts.fraction, 10), "busy" if facts.done < facts.total else ""))
     cells.append(Cell(f"{facts.instances} VMs" if state.has_instances else "no VMs", "muted"))
     if facts.cost:
         to_be = facts.cost.projected

@@ -36,6 +36,7 @@ class LiveTable(ScrollView, can_focus=True):
     Args:
         columns: All columns; those of the highest ranks are left out where there is no room.
         placeholder: What is said while there are no rows.
+        has_cursor: Whether a row has the cursor; without one it can't be focused either.
         id: The widget's id.
     """
 
@@ -125,9 +126,15 @@ class LiveTable(ScrollView, can_focus=True):
             return self.table
 
     def __init__(
-        self, columns: tuple[Column, ...], *, placeholder: str = "", id: str | None = None
+        self,
+        columns: tuple[Column, ...],
+        *,
+        placeholder: str = "",
+        has_cursor: bool = True,
+        id: str | None = None,
     ) -> None:
         super().__init__(id=id)
+        self.can_focus = self._has_cursor = has_cursor
         self._columns = columns
         self._placeholder = placeholder
         self._keys: tuple[str, ...] = ()
@@ -346,7 +353,7 @@ class LiveTable(ScrollView, can_focus=True):
     def _row(self, index: int, width: int) -> Strip:
         key, cells = self._keys[index], self._cells_of(index)
         self._painted[index] = key, cells
-        has_cursor = index == self.cursor
+        has_cursor = self._has_cursor and index == self.cursor
         row_style = self.rich_style
         if has_cursor:
             row_style = self.get_component_rich_style("live-table--cursor")
