@@ -1,5 +1,6 @@
 """The table of prices: machines by their names, regions, Spot, disks; and a file of one's own."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 
 from gcloud_ops.errors import InvalidRequest
 from gcloud_ops.prices import BASE_REGION, HOURS_A_MONTH, PRICES, load, shape
+
+from .commands import runner
 
 
 @pytest.mark.parametrize(
@@ -131,6 +134,17 @@ def test_a_file_of_one_s_own_is_over_the_table(tmp_path: Path) -> None:
     assert beside.families["e2"] == PRICES.families["e2"]
 
 
+def test_the_file_in_the_docs_is_one(tmp_path: Path) -> None:
+    """docs/costs.md shows all that there is."""
+    page = Path(__file__).parents[3] / "docs/costs.md"
+    (block,) = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+    file = tmp_path / "prices.toml"
+    file.write_text(block)
+    own = load(file)
+    assert own.hourly("g2-standard-4", region=BASE_REGION, spot=True, address=False) == 0.2827
+    assert own.families["n2"].spot == 0.25
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -163,3 +177,20 @@ def test_a_file_that_is_named_has_to_be_there(tmp_path: Path) -> None:
     """A wrong path is no table of one's own."""
     with pytest.raises(InvalidRequest, match="no such file of prices"):
         load(environ={"GCLOUD_OPS_PRICES": str(tmp_path / "none.toml")})
+
+
+def test_the_command_shows_what_is_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table for the zone's region; and what has no price is said, and is the exit code."""
+    run = runner({"GCLOUD_OPS_ZONE": "europe-west1-b"}, monkeypatch, capsys)
+    shown = run("prices", "n2-highcpu-8", "--disk-gb", "20", "--disk-type", "pd-ssd", "--address")
+    assert shown.code == 0
+    assert [line.split() for line in shown.out.splitlines()][1:] == [
+        ["n2-highcpu-8", "8", "8", "$0.326", "$0.134"]
+    ]
+    assert shown.err.startswith(f"prices of {PRICES.date} for europe-west1, an estimate")
+    assert len(run("prices", "--output", "json").json) > 10
+    unknown = run("prices", "a2-highgpu-1g")
+    assert unknown.code == 3
+    assert "no price is known for the machine type a2-highgpu-1g" in unknown.err

@@ -1,12 +1,18 @@
 """What is left over: found among what is not, by what it says of itself, and removed."""
 
 import json
+import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gcloud_ops import bucket, groups, instances, objects, reaping, templates
 from gcloud_ops.clients import Clients
@@ -269,13 +275,52 @@ def test_disks_and_addresses_that_nothing_uses_are_left_over() -> None:
         assert found(replace(what, disks=(), addresses=(kept,))) == []
 
 
+STATES = st.none() | st.tuples(
+    st.sampled_from(
+        ["waiting", "running", "retrying", "uploading", "again", "finished", "failed", "idle"]
+    ),
+    st.floats(0, 10000).map(lambda minutes: ago(minutes=minutes)),
+)
+
+
+@given(
+    states=st.lists(STATES, min_size=1, max_size=5),
+    made=st.floats(0, 10000),
+    size=st.integers(0, 5),
+)
+def test_who_may_still_work_keeps_machine_and_group(
+    states: list[tuple[str, datetime] | None], made: float, size: int
+) -> None:
+    """However old all is: only what has ended, or what never had a machine, is left over."""
+    group = replace(GROUP, created=ago(minutes=made), target_size=size)
+    ended = {
+        experiment_id("s", n)
+        for n, one in enumerate(states, start=1)
+        if one and one[0] in {"finished", "failed", "idle"}
+    }
+    orphans = judge(seen(*states, group=group), now=NOW)
+    assert {one.name for one in orphans if one.kind is Kind.INSTANCE} <= ended
+    if size and len(ended) < len(states):
+        assert not [one for one in orphans if one.kind is Kind.GROUP]
+
+
 # ----------------------------------------------------------------------- on the local cloud
 
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
-    """A local cloud of its own, with a template."""
+    """A local cloud of its own, with a template, and with an address from long ago."""
     folder = tmp_path_factory.mktemp("reaping")
+    address = {
+        "name": "mlflow-ip",
+        "region": "europe-west1",
+        "id": "1",
+        "created": "2026-01-01T00:00:00.000-00:00",
+        "description": "Of the MLflow tracking server. Made by mlflow-infra.",
+        "address": "127.200.1.1",
+        "labels": {},
+    }
+    (folder / "network.json").write_text(json.dumps({"addresses": [address], "firewalls": []}))
     with inert_cloud(folder) as about:
         clients = Clients.connect(settings_of(about, folder / "key"))
         objects.ensure_bucket(clients, clients.settings.bucket_name)
@@ -301,7 +346,13 @@ def ask(clients: Clients, path: str, body: object) -> None:
 
 
 def raise_sweep(
-    clients: Clients, name: str, count: int, *, members: int | None = None, template: str = "base"
+    clients: Clients,
+    name: str,
+    count: int,
+    *,
+    members: int | None = None,
+    template: str = "base",
+    zones: tuple[str, ...] = (),
 ) -> None:
     """What a launch makes: the manifest, the group, and its instances."""
     where = clients.settings.bucket_name
@@ -317,7 +368,9 @@ def raise_sweep(
         experiments=tuple(Experiment(id=one, command="true") for one in names),
         image=Image(name="docker.io/s/trainer:1"),
         machine=Machine(hourly=1.0),
+        zones=zones,
     )
+    place = Location.of(manifest)
     bucket.create_manifest(clients, where, manifest)
     groups.create_group(
         clients,
@@ -325,16 +378,18 @@ def raise_sweep(
         template,
         metadata={"sinergym-sweep": name, "sinergym-bucket": where},
         labels={"sinergym-sweep": name},
+        where=place,
     )
-    groups.create_instances(clients, name, names[: count if members is None else members])
+    if members != 0:
+        groups.create_instances(clients, name, names, where=place)
 
 
 def up(clients: Clients, name: str, count: int) -> None:
     """Wait until so many of its instances run."""
 
     def running() -> bool:
-        members = groups.list_members(clients, name) or ()
-        return sum(one.is_up for one in members) == count
+        members = instances.list_instances(clients, group=name)
+        return sum(one.status == "RUNNING" for one in members) == count
 
     eventually(running, f"{count} instances of {name}")
 
@@ -342,10 +397,44 @@ def up(clients: Clients, name: str, count: int) -> None:
 def find(clients: Clients, **later: float) -> list[tuple[str, str]]:
     """Kind and name of what would be left over after so long."""
     now = datetime.now(UTC) + timedelta(**later)
-    return [(str(one.kind), one.name) for one in reaping.find(clients, now=now)]
+    orphans = reaping.find(clients, now=now)
+    return [(str(one.kind), one.name) for one in orphans if one.kind is not Kind.ADDRESS]
 
 
-def test_sweeps_in_all_states_and_what_is_left_of_them(there: Clients, run: Run) -> None:
+@pytest.mark.slow
+def test_the_command_lists_removes_and_says_what_stays(there: Clients, run: Run) -> None:
+    """Nothing without --yes; a refusal is told, and is the exit code."""
+    listed = run("reap")
+    assert listed.code == 0
+    headers, line = listed.out.splitlines()
+    assert headers.split() == ["KIND", "NAME", "WHERE", "A", "DAY", "WHY"]
+    assert line.split()[:4] == ["address", "mlflow-ip", "europe-west1", "$0.240"]
+    assert listed.err == ("1 left over, $0.240 a day: remove them with `gcloud-ops reap --yes`\n")
+
+    fault = {"method": "compute.addresses.delete", "count": 1, "status": 403}
+    ask(there, "faults", {**fault, "reason": "forbidden", "message": "You shall not."})
+    refused = run("reap", "--yes", "--output", "json")
+    assert refused.code == 4
+    assert refused.json["daily"] == pytest.approx(0.24)
+    assert refused.json["orphans"][0]["why"] == "reserved, and no tracking server uses it"
+    (left,) = refused.json["left"]
+    assert left["error"]["error"] == "PermissionDenied"
+    assert "address mlflow-ip stays: address mlflow-ip: You shall not." in refused.err
+    assert "1 of 1 stay; `gcloud-ops reap --yes` tries again" in refused.err
+
+    done = run("reap", "--yes")
+    assert (done.code, done.out) == (0, "")
+    assert done.err.splitlines() == [
+        "address mlflow-ip removed (europe-west1)",
+        "removed what cost $0.240 a day",
+    ]
+    again = run("reap", "--output", "json")
+    assert again.json == {"orphans": [], "daily": 0, "left": None}
+    assert again.err == "nothing is left over\n"
+
+
+@pytest.mark.slow
+def test_sweeps_in_all_states_and_what_is_left_of_them(there: Clients) -> None:
     """Hours later nothing of a healthy one is in the list; the rest is removed, and only that."""
     derived = templates.derive(there, "base", spot=True)
     raise_sweep(there, "runs", 2)
@@ -358,6 +447,14 @@ def test_sweeps_in_all_states_and_what_is_left_of_them(there: Clients, run: Run)
     up(there, "over", 2)
     for one in ("over-0001", "over-0002"):
         play_runner(there, "over", one, "failed")
+    zones = (ZONE, "europe-west1-c")
+    raise_sweep(there, "wide", 2, zones=zones)
+    up(there, "wide", 2)
+    play_runner(there, "wide", "wide-0001", "finished")
+    raise_sweep(there, "broad", 2, zones=zones)
+    up(there, "broad", 2)
+    for one in ("broad-0001", "broad-0002"):
+        play_runner(there, "broad", one, "finished")
     raise_sweep(there, "empty", 1, members=0)
     raise_sweep(there, "lost", 1)
     up(there, "lost", 1)
@@ -369,20 +466,23 @@ def test_sweeps_in_all_states_and_what_is_left_of_them(there: Clients, run: Run)
     assert find(there) == []  # all has just been launched, or ended
     expected = [
         ("instance", "half-0001"),
+        ("instance", "wide-0001"),
+        ("group", "broad"),
         ("group", "empty"),
         ("group", "lost"),
         ("group", "over"),
         ("template", derived),
     ]
     assert find(there, hours=3) == expected
-    assert run("reap").err.strip() == "nothing is left over"
-
     now = datetime.now(UTC) + timedelta(hours=3)
-    orphans = reaping.find(there, now=now)
+    orphans = tuple(o for o in reaping.find(there, now=now) if o.kind is not Kind.ADDRESS)
     told: list[str] = []
     assert reaping.remove(there, orphans, told.append, now=now) == ()
-    assert told == [f"{kind} {name} removed ({_where(kind)})" for kind, name in expected]
+    assert [line.split(" (")[0] for line in told] == [
+        f"{kind} {name} removed" for kind, name in expected
+    ]
     assert there_before - {one.name for one in groups.list_groups(there)} == {
+        "broad",
         "empty",
         "lost",
         "over",
@@ -390,7 +490,7 @@ def test_sweeps_in_all_states_and_what_is_left_of_them(there: Clients, run: Run)
     eventually(
         lambda: (
             {one.name for one in instances.list_instances(there)}
-            == {"runs-0001", "runs-0002", "half-0002"}
+            == {"runs-0001", "runs-0002", "half-0002", "wide-0002"}
         ),
         "the end of what was removed",
     )
@@ -402,5 +502,51 @@ def test_sweeps_in_all_states_and_what_is_left_of_them(there: Clients, run: Run)
     ]
 
 
-def _where(kind: str) -> str:
-    return "global" if kind == "template" else ZONE
+@pytest.mark.slow
+def test_a_thousand_instances_take_no_more_calls_than_two(tmp_path: Path) -> None:
+    """But for the pages of the listings; and half of them go with one request."""
+    count, half = 1000, 500
+    with inert_cloud(tmp_path) as about:
+        clients = Clients.connect(settings_of(about, tmp_path / "key"))
+        objects.ensure_bucket(clients, clients.settings.bucket_name)
+        spec = templates.TemplateSpec(name="base", image="docker.io/s/trainer:1")
+        templates.create_template(clients, spec)
+        raise_sweep(clients, "few", 2)
+        few = calls_of_a_look(clients)
+        raise_sweep(clients, "many", count)
+        up(clients, "many", count)
+        with ThreadPoolExecutor(16) as pool:
+            names = [experiment_id("many", n + 1) for n in range(half)]
+            list(pool.map(lambda one: play_runner(clients, "many", one), names))
+
+        many = calls_of_a_look(clients)
+        assert {name: many[name] - few[name] for name in many if many[name] != few[name]} == {
+            "compute.disks.aggregatedList": 2,
+            "compute.instances.aggregatedList": 2,
+            "storage.objects.get": 1,  # the manifest
+            "storage.objects.list": 1,  # the records
+        }
+        now = datetime.now(UTC) + timedelta(hours=1)
+        begin = time.monotonic()
+        orphans = reaping.find(clients, now=now)
+        assert time.monotonic() - begin < 5
+        assert [one.name for one in orphans] == names
+        before = stats(clients)["compute.instanceGroupManagers.deleteInstances"]
+        assert reaping.remove(clients, orphans, lambda _line: None, now=now) == ()
+        assert stats(clients)["compute.instanceGroupManagers.deleteInstances"] - before == 1
+        eventually(
+            lambda: len(instances.list_instances(clients)) == half + 2, "their end", seconds=60
+        )
+
+
+def stats(clients: Clients) -> Counter[str]:
+    """How often the cloud was asked for what."""
+    with urllib.request.urlopen(f"{clients.settings.endpoint}/emulator/stats") as reply:
+        return Counter(json.load(reply)["calls"])
+
+
+def calls_of_a_look(clients: Clients) -> Counter[str]:
+    """The calls of one."""
+    before = stats(clients)
+    reaping.find(clients)
+    return stats(clients) - before

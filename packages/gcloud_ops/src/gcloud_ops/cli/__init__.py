@@ -13,6 +13,7 @@ from cyclopts.exceptions import CycloptsError
 from gcloud_ops.cli.alerts import alerts
 from gcloud_ops.cli.app import PROGRAM, Session, app, split
 from gcloud_ops.cli.buckets import bucket
+from gcloud_ops.cli.cost import prices
 from gcloud_ops.cli.doctor import doctor
 from gcloud_ops.cli.instances import containers, instances, ssh_command
 from gcloud_ops.cli.local import local
@@ -27,6 +28,7 @@ for _sub in (template, sweep, instances, containers, bucket, alerts, local):
     app.command(_sub)
 app.command(setup)
 app.command(doctor)
+app.command(prices)
 app.command(reap)
 app.command(ssh_command, name="ssh")
 
