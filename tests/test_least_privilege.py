@@ -1,4 +1,4 @@
-"""The trainers' account: a sweep needs all that it may do, and who steals its token has no more."""
+"""The trainers' account: a sweep needs all that it may do; who steals its token has no more."""
 
 import json
 import time
