@@ -2,11 +2,12 @@
 
 import sys
 
-from benchmarks import fleet, startup, tracking, training
+from benchmarks import fleet, startup, thousand, tracking, training
 
 PARTS = {
     "startup": startup.main,
     "fleet": fleet.main,
+    "thousand": thousand.main,
     "training": training.main,
     "tracking": tracking.main,
 }
