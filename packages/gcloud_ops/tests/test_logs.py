@@ -159,13 +159,17 @@ def test_following_the_bucket_as_it_grows(clients: Clients, template: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("known", [0, 1, 500])
-def test_bucket_and_container_are_joined_exactly(working: Clients, known: int) -> None:
-    """What the bucket has is not repeated, and nothing between the two is lost."""
-    name = f"live-{known}"
+@pytest.mark.parametrize(
+    ("known", "template"), [(0, "working"), (1, "working"), (500, "working"), (500, "inside")]
+)
+def test_bucket_and_container_are_joined_exactly(
+    working: Clients, known: int, template: str
+) -> None:
+    """What the bucket has is not repeated, and nothing between is lost; through IAP too."""
+    name = f"live-{template}-{known}"
     store = Bucket(working, name)
     experiment = f"{name}-0001"
-    instance = one_instance(working, name, "working")
+    instance = one_instance(working, name, template)
     if known:
         store.segment(experiment, 0, OUTPUT[:known])
     store.record(experiment, "running", instance_id=instance)
@@ -260,7 +264,11 @@ def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
             environ={},
         )
         found = Clients.connect(settings)
-        templates.create_template(found, templates.TemplateSpec(name="working", image="local/x:1"))
+        for name in ("working", "inside"):
+            spec = templates.TemplateSpec(
+                name=name, image="local/x:1", external_address=name == "working"
+            )
+            templates.create_template(found, spec)
         yield found
     finally:
         process.terminate()
