@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stamina
@@ -105,6 +107,23 @@ def template(clients: Clients) -> str:
         environment={"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"},
     )
     return templates.create_template(clients, spec).name
+
+
+def ask(clients: Clients, path: str, body: object = None, *, method: str | None = None) -> Any:
+    """Read one of the emulator's own pages; with a body, post to it."""
+    request = urllib.request.Request(
+        f"{clients.settings.endpoint}/emulator/{path}",
+        data=None if body is None else json.dumps(body).encode(),
+        method=method,
+    )
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        return json.loads(reply.read() or "null")
+
+
+def calls_of(clients: Clients) -> dict[str, int]:
+    """How often each method was called so far, as the emulator counts."""
+    counted: dict[str, int] = ask(clients, "stats")["calls"]
+    return counted
 
 
 def eventually[T](look: Callable[[], T], what: str, *, seconds: float = 20.0) -> T:

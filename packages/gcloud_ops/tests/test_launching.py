@@ -1,9 +1,7 @@
 """Launches on a local cloud of their own: full zones, and commands that can't be handed over."""
 
-import json
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from gcloud_ops.launching import (
 )
 from gcloud_ops.model import ExperimentStatus, Sweep
 
-from .conftest import Answers, eventually, inert_cloud, settings_of
+from .conftest import Answers, ask, eventually, inert_cloud, settings_of
 
 
 @pytest.fixture
@@ -36,15 +34,6 @@ def full(tmp_path: Path) -> Iterator[Clients]:
         spec = templates.TemplateSpec(name="sinergym-template", image="docker.io/s/trainer:1")
         templates.create_template(clients, spec)
         yield clients
-
-
-def ask(clients: Clients, path: str, body: object) -> None:
-    """Post to one of the emulator's own pages."""
-    request = urllib.request.Request(
-        f"{clients.settings.endpoint}/emulator/{path}", data=json.dumps(body).encode()
-    )
-    with urllib.request.urlopen(request, timeout=10) as reply:
-        assert reply.status == 200
 
 
 def over_ssh(name: str, commands: list[str]) -> Sweep:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcloud_ops.clients import Clients
     from gcloud_ops.containers import list_containers, send_command
-    from gcloud_ops.contract import Dispatch, Experiment, Record
+    from gcloud_ops.contract import Dispatch, Experiment, Record, Retry
     from gcloud_ops.errors import (
         AlreadyExists,
         ContainerFailed,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         QuotaExceeded,
         Unavailable,
     )
-    from gcloud_ops.launching import LaunchEvent, LaunchPlan, free_name, launch, plan
+    from gcloud_ops.launching import LaunchEvent, LaunchPlan, free_name, launch, plan, resume
     from gcloud_ops.local import local_settings
     from gcloud_ops.logs import LogChunk, follow
     from gcloud_ops.model import (
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         Sweep,
         SweepSummary,
     )
+    from gcloud_ops.rerunning import rerun
     from gcloud_ops.settings import Settings
     from gcloud_ops.sweepfile import read_sweep
     from gcloud_ops.sweeps import cancel, delete, list_sweeps, places, status, watch
@@ -77,6 +78,7 @@ __all__ = [
     "PermissionDenied",
     "QuotaExceeded",
     "Record",
+    "Retry",
     "Settings",
     "Snapshot",
     "Sweep",
@@ -97,6 +99,8 @@ __all__ = [
     "places",
     "plan",
     "read_sweep",
+    "rerun",
+    "resume",
     "send_command",
     "status",
     "watch",
@@ -105,7 +109,7 @@ __all__ = [
 _HOMES = {
     "clients": ("Clients",),
     "containers": ("list_containers", "send_command"),
-    "contract": ("Dispatch", "Experiment", "Record"),
+    "contract": ("Dispatch", "Experiment", "Record", "Retry"),
     "errors": (
         "AlreadyExists",
         "ContainerFailed",
@@ -120,7 +124,7 @@ _HOMES = {
         "QuotaExceeded",
         "Unavailable",
     ),
-    "launching": ("LaunchEvent", "LaunchPlan", "free_name", "launch", "plan"),
+    "launching": ("LaunchEvent", "LaunchPlan", "free_name", "launch", "plan", "resume"),
     "local": ("local_settings",),
     "logs": ("LogChunk", "follow"),
     "model": (
@@ -132,6 +136,7 @@ _HOMES = {
         "Sweep",
         "SweepSummary",
     ),
+    "rerunning": ("rerun",),
     "settings": ("Settings",),
     "sweepfile": ("read_sweep",),
     "sweeps": (

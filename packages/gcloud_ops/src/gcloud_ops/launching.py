@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from gcloud_ops import groups, instances, objects, prices, provenance, ssh, templates
+from gcloud_ops import groups, instances, objects, prices, provenance, registry, ssh, templates
 from gcloud_ops.bucket import (
     create_manifest,
     delete_sweep,
@@ -45,6 +45,7 @@ from gcloud_ops.dispatch import AT_ONCE, CommandSent, DispatchFailed
 from gcloud_ops.errors import (
     AlreadyExists,
     GcloudOpsError,
+    InvalidRequest,
     NotFound,
     OperationFailed,
     PermissionDenied,
@@ -209,7 +210,7 @@ def plan(sweep: Sweep, clients: Clients, *, source: Path | None = None) -> Launc
         bucket_exists=exists is not None,
         template=template,
         cost=_cost(sweep, template, region_of(zones[0])),
-        image=_image(template),
+        image=_image(clients, template),
         source=found[0] if found else None,
         difference=found[1] if found else b"",
     )
@@ -445,8 +446,14 @@ def _machine(sweep: Sweep, template: templates.Template) -> Machine:
     )
 
 
-def _image(template: templates.Template) -> Image | None:
-    return Image(name=template.image) if template.image else None
+def _image(clients: Clients, template: templates.Template) -> Image | None:
+    """What the instances' image is at this moment, as far as its registry tells us."""
+    if not template.image:
+        return None
+    digest = ""
+    with suppress(InvalidRequest, PermissionDenied, Unavailable):  # ours to read it needn't be
+        digest = registry.digest_of(clients, template.image)
+    return Image(name=template.image, digest=digest)
 
 
 def _manifest(planned: LaunchPlan) -> Manifest:

@@ -178,7 +178,7 @@ def derive(
     kind = type(properties)
     if properties == found.properties:
         return base
-    content = kind.to_json(properties, including_default_value_fields=False, sort_keys=True)
+    content = kind.to_json(properties, always_print_fields_with_no_presence=False, sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     name = f"{base[: 63 - 9].rstrip('-')}-{digest}"
     with suppress(AlreadyExists):  # an earlier sweep's, or somebody makes it at this moment
