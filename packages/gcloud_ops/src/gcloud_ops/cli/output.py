@@ -80,7 +80,8 @@ class ExitCode(IntEnum):
     DONE = 0
     """All went well; where a sweep was watched, every experiment finished."""
     EXPERIMENTS_FAILED = 1
-    """Some experiments failed, were lost or cancelled, or could not be given their command."""
+    """Some experiments failed, were lost or cancelled, or could not be given their command; or
+    `doctor` found a problem."""
     USAGE = 2
     """The request can't be: a flag, a field, a file, a name; nothing was created."""
     NOT_FOUND = 3

@@ -19,7 +19,7 @@ def setup(
     image: str | None = None,
     machine_type: str | None = None,
     iap: Annotated[bool, SWITCH] = False,
-    private: Annotated[bool, SWITCH] = False,
+    no_external_address: Annotated[bool, SWITCH] = False,
     mlflow_server: Annotated[bool, SWITCH] = False,
     remove: Annotated[bool, SWITCH] = False,
     delete_data: Annotated[bool, SWITCH] = False,
@@ -38,8 +38,9 @@ def setup(
             [REGION-docker.pkg.dev/PROJECT/sinergym/trainer:latest]
         machine_type: Machine type of the template. [n2-highcpu-8]
         iap: Let SSH come through Identity-Aware Proxy: its API, and a firewall rule.
-        private: The template's instances have no external addresses: they are reached through
-            IAP, and reach Google through Cloud NAT or Private Google Access, which you set up.
+        no_external_address: The template's instances have no public addresses: they are reached
+            through IAP, and reach Google through Private Google Access, the Internet through
+            Cloud NAT, which you set up.
         mlflow_server: The template logs to the tracking server that `mlflow-infra up` has made.
         remove: Take away what was made, but APIs, SSH key and data.
         delete_data: With --remove: also the bucket with all sweeps and results, and the metrics.
@@ -57,8 +58,8 @@ def setup(
         session.clients,
         image=image or _default_image(session),
         machine_type=machine_type,
-        iap=iap or private or remove,
-        external_address=not private,
+        iap=iap or no_external_address or remove,
+        external_address=not no_external_address,
         environment=server.environment if server else None,
     )
     looked = setting_up.look(session.clients, wanted)
