@@ -1,12 +1,15 @@
 """Custom roles, tokens for callers with few roles, and what they may do in Compute Engine."""
 
 import json
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import googleapiclient
 import pytest
+import requests
 from google.oauth2.credentials import Credentials
 from googleapiclient.discovery import build
 from googleapiclient.errors import HttpError
@@ -175,6 +178,97 @@ def test_a_template_with_an_account_needs_to_act_as_it(cloud: ThreadedCloud) -> 
     resource = f"{PROJECT}/serviceAccounts/{trainer}"
     call(cloud.accounts.setIamPolicy(resource=resource, body={"policy": policy}))
     assert insert.execute()["kind"] == "compute#operation"
+
+
+def test_a_role_that_is_not_there(cloud: ThreadedCloud) -> None:
+    """A policy can't name a custom role of the project that does not exist."""
+    policy = call(cloud.projects.getIamPolicy(resource="local", body={}))
+    missing = {"role": f"{PROJECT}/roles/missing", "members": ["user:ana@example.org"]}
+    policy["bindings"].append(missing)
+
+    refused(
+        cloud.projects.setIamPolicy(resource="local", body={"policy": policy}),
+        400,
+        "INVALID_ARGUMENT",
+        "does not exist in the resource's hierarchy",
+    )
+
+
+RUNNER = {
+    # What a VM's runner calls, and what each call needs.
+    "storage.objects.create": "write, overwrite",
+    "storage.objects.delete": "overwrite",
+    "storage.objects.get": "read",
+    "storage.objects.list": "list",
+    "monitoring.timeSeries.create": "tell",
+    "secretmanager.versions.access": "open",
+    "compute.instanceGroupManagers.get": "look",
+    "compute.instanceGroupManagers.update": "leave",
+    "compute.instanceGroupManagers.delete": "close",
+    "compute.zoneOperations.get": "wait",
+}
+
+
+@pytest.mark.parametrize("missing", ["", *RUNNER])
+def test_each_permission_of_a_runner_counts(cloud: ThreadedCloud, missing: str) -> None:
+    """With all of them every call is taken; without one, only what needs it is refused."""
+    name = re.sub(r"[^a-z]", "", missing.lower())[-20:] or "complete"
+    email = cloud.make_account(f"runner-{name}"[:30])
+    role = make_role(cloud, name, *(one for one in RUNNER if one != missing))
+    cloud.grant(role, f"serviceAccount:{email}")
+
+    refusals = {what: status for what, status in calls_of(cloud, email) if status == 403}
+
+    assert ", ".join(refusals) == RUNNER.get(missing, "")
+
+
+def calls_of(cloud: ThreadedCloud, email: str) -> Iterator[tuple[str, int]]:
+    """Each call of a runner, and the status of its answer."""
+    enable_once(cloud)
+    headers = {"Authorization": f"Bearer {token_of(cloud, email)}"}
+    groups = f"/compute/v1/projects/local/zones/{ZONE}/instanceGroupManagers/none"
+    series = {
+        "metric": {"type": "custom.googleapis.com/x"},
+        "resource": {"type": "global", "labels": {"project_id": "local"}},
+        "points": [
+            {
+                "interval": {"endTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")},
+                "value": {"doubleValue": 1.0},
+            }
+        ],
+    }
+    upload = f"/upload/storage/v1/b/results/o?uploadType=media&name={email}"
+    for what, verb, path, body in (
+        ("write", "POST", upload, "one"),
+        ("overwrite", "POST", upload, "two"),
+        ("read", "GET", f"/storage/v1/b/results/o/{email}?alt=media", None),
+        ("list", "GET", "/storage/v1/b/results/o", None),
+        ("tell", "POST", "/v3/projects/local/timeSeries", json.dumps({"timeSeries": [series]})),
+        ("open", "GET", "/v1/projects/local/secrets/password/versions/latest:access", None),
+        ("look", "GET", groups, None),
+        ("leave", "POST", f"{groups}/deleteInstances", "{}"),
+        ("close", "DELETE", groups, None),
+        ("wait", "GET", f"/compute/v1/projects/local/zones/{ZONE}/operations/none", None),
+    ):
+        reply = requests.request(
+            verb,
+            cloud.url + path,
+            data=body,
+            headers=headers | {"Content-Type": "application/json"},
+            timeout=10,
+        )
+        yield what, reply.status_code
+
+
+def enable_once(cloud: ThreadedCloud) -> None:
+    """The bucket and the secret of the runners."""
+    cloud.enable("secretmanager")
+    requests.post(f"{cloud.url}/storage/v1/b?project=local", json={"name": "results"}, timeout=10)
+    url = f"{cloud.url}/v1/projects/local/secrets"
+    body: dict[str, object] = {"replication": {"automatic": {}}}
+    if requests.post(f"{url}?secretId=password", json=body, timeout=10).ok:
+        payload = {"payload": {"data": "c2VjcmV0"}}
+        assert requests.post(f"{url}/password:addVersion", json=payload, timeout=10).ok
 
 
 def test_tokens_are_not_for_everybody(cloud: ThreadedCloud) -> None:

@@ -45,17 +45,18 @@ class Iam:
         )
         self._renames: list[Callable[[str, str], object]] = []
         self.accounts = Accounts(known, place / "accounts.json", deleted=self._rename)
+        self._roles = CustomRoles(known, place / "roles.json")
         self.policy = ProjectPolicy(
             known,
             place / "policy.json",
             editor=self.accounts.default_email,
             check_member=self.accounts.check_member,
+            check_role=self._roles.check,
         )
         self.services = Services(known, place / "services.json", seconds=seconds)
         self._secrets = Secrets(
             known, Vault(place / "secrets"), check_member=self.accounts.check_member
         )
-        self._roles = CustomRoles(known, place / "roles.json")
         self.access = Access(
             self.policy.to_json,
             is_alive=self.accounts.is_alive,

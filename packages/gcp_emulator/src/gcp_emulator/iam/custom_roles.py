@@ -56,6 +56,15 @@ class CustomRoles:
             return False
         return permission in found.get("includedPermissions", ())
 
+    def check(self, role: str) -> None:
+        """Refuse a policy's role that is one of the project's own and does not exist.
+
+        Raises:
+            GoogleError: 400.
+        """
+        if role.startswith(f"{self._project.path}/roles/") and role not in self._roles:
+            raise invalid_argument(f"Role ({role}) does not exist in the resource's hierarchy.")
+
     def add_routes(self, app: web.Application) -> None:
         """Add the routes under ``/v1/projects/P/roles``."""
         all_of_them = "/v1/projects/{project:[^/:]+}/roles"

@@ -131,6 +131,14 @@ def checked_bindings(value: Any, version: int, check: CheckMember) -> list[Json]
     ]
 
 
+def roles_in(body: Json) -> list[str]:
+    """The roles that a ``setIamPolicy`` names, whatever else it says."""
+    policy = body.get("policy")
+    bindings = policy.get("bindings") if isinstance(policy, dict) else None
+    named = [one.get("role") for one in bindings or [] if isinstance(one, dict)]
+    return [role for role in named if isinstance(role, str)]
+
+
 def rename_member(bindings: list[Json], member: str, to: str) -> bool:
     """Put another name in a member's place, in all bindings; whether it was there."""
     found = False

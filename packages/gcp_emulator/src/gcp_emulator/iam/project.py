@@ -4,6 +4,7 @@ In v3, too. At first the person at the keyboard owns it, and the default compute
 it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -11,7 +12,7 @@ from aiohttp import web
 from gcp_emulator.iam.callers import held_permissions, is_permitted, require
 from gcp_emulator.iam.kept import keep, read_kept
 from gcp_emulator.iam.names import Project
-from gcp_emulator.iam.policies import CheckMember, Policy
+from gcp_emulator.iam.policies import CheckMember, Policy, roles_in
 from gcp_emulator.replies import Json, api, json_body, json_response
 
 OWNER = "user:you@example.org"
@@ -26,17 +27,25 @@ class ProjectPolicy:
         file: Where the policy is kept.
         editor: E-mail address of the default compute account.
         check_member: Raises for a service account that does not exist.
+        check_role: Raises for a custom role that does not exist.
 
     Raises:
         ValueError: The file can't be read.
     """
 
     def __init__(
-        self, project: Project, file: Path, *, editor: str, check_member: CheckMember
+        self,
+        project: Project,
+        file: Path,
+        *,
+        editor: str,
+        check_member: CheckMember,
+        check_role: Callable[[str], None],
     ) -> None:
         self._project = project
         self._file = file
         self._check_member = check_member
+        self._check_role = check_role
         kept = read_kept(file)
         if kept is not None:
             self._policy = Policy.from_kept(kept)
@@ -115,6 +124,8 @@ class ProjectPolicy:
         """POST projects/P:setIamPolicy: replaces the whole policy."""
         body = await json_body(request)
         self._check(request, "setIamPolicy")
+        for role in roles_in(body):
+            self._check_role(role)
         self._policy.replace(body, self._check_member)
         self._save()
         return json_response(self._policy.to_json())
