@@ -193,6 +193,17 @@ def test_attempts_before_count_also_those_before_a_rerun() -> None:
     assert so_far(seen((UP, resumed), now=later(20)), later(20)).spent == pytest.approx(1.2)
 
 
+def test_a_vm_that_waits_for_a_retry_costs() -> None:
+    """Two attempts on one VM, four minutes apart; the wait is no attempt's, but is paid."""
+    past = (
+        Attempt(number=1, kind="error", started=later(1), ended=later(3), instance_id="9"),
+        Attempt(number=2, kind="error", started=later(4), ended=later(6), instance_id="1"),
+    )
+    retried = record(history=past, spent=240.0)
+    cost = so_far(seen((UP, retried), now=later(20)), later(20))
+    assert cost.by_experiment["s-0000"].seconds == pytest.approx(240 + 240 + 600)
+
+
 def test_a_preempted_one_costs_until_its_last_word() -> None:
     """And its next VM from then on, for as long as a VM waits without a word."""
     one = record(updated=later(20))

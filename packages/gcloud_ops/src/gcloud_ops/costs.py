@@ -318,10 +318,21 @@ def _used(row: Observation, launched: datetime, now: datetime) -> _Used:
     lives = paid and _is_of(record, member)
     # A VM that is there costs until now, whether its command runs or is over.
     until = now if lives else record.ended or record.updated
-    own = record.spent + _between(record.started, until)
+    own = record.spent + _waits(record) + _between(record.started, until)
     if paid and not lives:  # the next one, which hasn't claimed yet
         own += _idle(record.ended or record.updated or record.started, now)
     return _Used(own=billed_seconds(own), past=max(0.0, past - record.spent))
+
+
+def _waits(record: Record) -> float:
+    """Seconds between attempts on one VM: before a retry it waits, and is paid."""
+    begins = [(one.instance_id, one.started) for one in record.history[1:]]
+    following = [*begins, (record.instance_id, record.started)]
+    return sum(
+        _between(one.ended, started)
+        for one, (vm, started) in zip(record.history, following, strict=False)
+        if vm and vm == one.instance_id
+    )
 
 
 def _idle(since: datetime | None, now: datetime) -> float:

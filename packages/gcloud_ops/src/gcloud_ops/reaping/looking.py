@@ -94,6 +94,8 @@ def _read_sweep(clients: Clients, group: KnownGroup) -> SeenSweep:
 
 def _needed(clients: Clients, bucket: str, names: frozenset[str]) -> frozenset[str]:
     """Templates of sweeps that have not ended and that `sweep resume` may bring up again."""
+    if not names:
+        return frozenset()
     marked = list_blobs(clients, bucket, "name", match_glob="*/finished.json")
     ended = {blob.name.partition("/")[0] for blob in marked}
 
