@@ -200,6 +200,16 @@ def test_messages_are_of_a_size_that_monitoring_takes(each: bool) -> None:
 # --------------------------------------------------------------------------- channels
 
 
+def test_a_hint_stands_in_a_code_block() -> None:
+    """It is text from outside; after a list, what is indented would belong to its last item."""
+    for policy in wanted.policies("probe", each=True, google=True).values():
+        lines = policy["documentation"]["content"].splitlines()
+        for number in (n for n, line in enumerate(lines) if "metric.label.hint" in line):
+            assert lines[number] == "    ${metric.label.hint}"
+            assert lines[number - 1] == ""
+            assert not lines[number - 2].startswith(("- ", " "))
+
+
 def test_a_channel_is_made_once(empty: Clients) -> None:
     """The second time it is found."""
     made = alerts.add_channel(empty, "email", address="you@example.org")

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.cloud.monitoring_v3 import types
+
+from gcp_emulator.monitoring.texts import Incident, notification
 
 from .iam_cloud import PROJECT, running
 from .monitoring_cloud import (
@@ -105,6 +108,34 @@ def test_webhook_and_mail_get_each_incident_once(
     assert "Sweep s, project local" in mail_message.get_content()
     assert states(clients) == ["delivered"] * 4
     assert "secret-in-the-query" not in json.dumps(clients.inbox)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("mean reward -3.5", "mean reward -3.5"),
+        ("7", "7"),
+        ("/tmp", "/tmp"),
+        ("=x", "=x"),
+        ("-3.5", ""),
+        ("(core dumped)", ""),
+        (" x", ""),
+        ("", ""),
+    ],
+)
+def test_a_label_that_begins_otherwise_is_not_told(value: str, told: str) -> None:
+    """Messages have those that begin with a letter, a digit, a slash or an equal sign."""
+    incident = Incident(
+        id="0.a", policy="p", policy_name="p", user_labels={}, severity="ERROR", condition="c",
+        condition_name="c", metric=METRIC, metric_labels={"hint": value}, resource="global",
+        resource_labels={}, opened=1.0, newest=1.0, value=1.0,
+    )  # fmt: skip
+    documented = types.AlertPolicy.pb(types.AlertPolicy())
+    documented.documentation.content = "[${metric.label.hint}]"
+    made = notification(
+        incident, documented, project="local", number="1", metric_name="m", threshold=0.0
+    )
+    assert made.body["incident"]["documentation"]["content"] == f"[{told}]"
 
 
 def test_failing_webhook_is_tried_again_until_it_takes_it(clients: Clients, sink: Sink) -> None:

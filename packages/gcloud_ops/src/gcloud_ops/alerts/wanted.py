@@ -265,12 +265,13 @@ class _Texts:
         return (
             f"Experiment `${{metric.label.experiment}}` of sweep `${{metric.label.sweep}}` "
             f"{what}.\n\n"
+            # Before the list: after it, what is indented would be a part of its last item.
+            "    ${metric.label.hint}\n\n"
             + _list(
                 ("Status", "${metric.label.status} (${metric.label.kind})"),
                 ("Duration", "${metric.label.duration}"),
                 ("Result", "${metric.label.mean_reward}"),
             )
-            + "\n    ${metric.label.hint}\n"
             + self._look_further(
                 "sweep status ${metric.label.sweep}",
                 "sweep logs ${metric.label.sweep} ${metric.label.experiment}",
