@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcloud_ops import bucket, groups, instances, objects, reaping, templates
+from gcloud_ops import bucket, groups, instances, objects, raising, reaping, templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Dispatch, Experiment, Image, Machine, Manifest, Record
 from gcloud_ops.model import Instance, Location, experiment_id
@@ -346,15 +346,9 @@ def ask(clients: Clients, path: str, body: object) -> None:
 
 
 def raise_sweep(
-    clients: Clients,
-    name: str,
-    count: int,
-    *,
-    members: int | None = None,
-    template: str = "base",
-    zones: tuple[str, ...] = (),
-) -> None:
-    """What a launch makes: the manifest, the group, and its instances."""
+    clients: Clients, name: str, count: int, *, spot: bool = False, zones: tuple[str, ...] = ()
+) -> Manifest:
+    """What a launch makes: the manifest, the group (from a derived template), its instances."""
     where = clients.settings.bucket_name
     names = [experiment_id(name, n + 1) for n in range(count)]
     manifest = Manifest(
@@ -367,21 +361,12 @@ def raise_sweep(
         launcher={},
         experiments=tuple(Experiment(id=one, command="true") for one in names),
         image=Image(name="docker.io/s/trainer:1"),
-        machine=Machine(hourly=1.0),
+        machine=Machine(hourly=1.0, spot=spot),
         zones=zones,
     )
-    place = Location.of(manifest)
     bucket.create_manifest(clients, where, manifest)
-    groups.create_group(
-        clients,
-        name,
-        template,
-        metadata={"sinergym-sweep": name, "sinergym-bucket": where},
-        labels={"sinergym-sweep": name},
-        where=place,
-    )
-    if members != 0:
-        groups.create_instances(clients, name, names, where=place)
+    list(raising.raise_members(clients, manifest, names, bucket=where, is_new=True))
+    return manifest
 
 
 def up(clients: Clients, name: str, count: int) -> None:
@@ -436,14 +421,13 @@ def test_the_command_lists_removes_and_says_what_stays(there: Clients, run: Run)
 @pytest.mark.slow
 def test_sweeps_in_all_states_and_what_is_left_of_them(there: Clients) -> None:
     """Hours later nothing of a healthy one is in the list; the rest is removed, and only that."""
-    derived = templates.derive(there, "base", spot=True)
     raise_sweep(there, "runs", 2)
     up(there, "runs", 2)
     play_runner(there, "runs", "runs-0001", "running")
     raise_sweep(there, "half", 2)
     up(there, "half", 2)
     play_runner(there, "half", "half-0001", "finished")
-    raise_sweep(there, "over", 2, template=derived)
+    derived = raising.derived_template(there, raise_sweep(there, "over", 2, spot=True))
     up(there, "over", 2)
     for one in ("over-0001", "over-0002"):
         play_runner(there, "over", one, "failed")
@@ -455,7 +439,8 @@ def test_sweeps_in_all_states_and_what_is_left_of_them(there: Clients) -> None:
     up(there, "broad", 2)
     for one in ("broad-0001", "broad-0002"):
         play_runner(there, "broad", one, "finished")
-    raise_sweep(there, "empty", 1, members=0)
+    raise_sweep(there, "empty", 1)
+    groups.delete_instances(there, "empty", ["empty-0001"])
     raise_sweep(there, "lost", 1)
     up(there, "lost", 1)
     objects.delete_object(there, there.settings.bucket_name, "lost/sweep.json")
