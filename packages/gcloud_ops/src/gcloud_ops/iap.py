@@ -93,7 +93,7 @@ async def tunnel(
         if not relay.connected.is_set():
             if carrying.done():
                 carrying.result()
-            raise relay.failed(f"no answer within {timeout:.0f} s")
+            raise relay.unanswered(f"no answer within {timeout:g} s")
         yield theirs
     finally:
         waiting.cancel()
@@ -168,6 +168,15 @@ class _Relay:
             f"{self._instance.name}: through IAP: {why}",
             resource=f"instance {self._instance.name}",
             hint=hint,
+        )
+
+    def unanswered(self, why: str) -> Unavailable:
+        """The error for an instance that says nothing: a firewall looks the same."""
+        return self.failed(
+            why,
+            hint=f"it is still booting, or no firewall rule lets {RELAY_ADDRESSES} reach its "
+            f"port {self._port}: `gcloud compute firewall-rules create allow-iap-ssh "
+            f"--source-ranges {RELAY_ADDRESSES} --allow tcp:{self._port}`",
         )
 
     async def _carry_once(self) -> None:
@@ -308,12 +317,7 @@ class _Relay:
         if code == _REAUTHENTICATE:
             raise self._credentials(text)
         if code == _NO_BACKEND:
-            raise self.failed(
-                text,
-                hint=f"it is still booting, or no firewall rule lets {RELAY_ADDRESSES} reach its "
-                f"port {self._port}: `gcloud compute firewall-rules create allow-iap-ssh "
-                f"--source-ranges {RELAY_ADDRESSES} --allow tcp:{self._port}`",
-            )
+            raise self.unanswered(text)
         if code in _LOOKUP_FAILED:
             raise self.failed(text, hint="IAP finds no such instance (yet), or may not see it")
         if code in _ENDED:
