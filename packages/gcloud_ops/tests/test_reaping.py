@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -346,7 +347,13 @@ def ask(clients: Clients, path: str, body: object) -> None:
 
 
 def raise_sweep(
-    clients: Clients, name: str, count: int, *, spot: bool = False, zones: tuple[str, ...] = ()
+    clients: Clients,
+    name: str,
+    count: int,
+    *,
+    spot: bool = False,
+    zones: tuple[str, ...] = (),
+    template: str = "base",
 ) -> Manifest:
     """What a launch makes: the manifest, the group (from a derived template), its instances."""
     where = clients.settings.bucket_name
@@ -356,7 +363,7 @@ def raise_sweep(
         created=datetime.now(UTC),
         project=clients.project,
         zone=clients.zone,
-        template="base",
+        template=template,
         dispatch=Dispatch.BOOT,
         launcher={},
         experiments=tuple(Experiment(id=one, command="true") for one in names),
@@ -367,6 +374,17 @@ def raise_sweep(
     bucket.create_manifest(clients, where, manifest)
     list(raising.raise_members(clients, manifest, names, bucket=where, is_new=True))
     return manifest
+
+
+def keep_disks(clients: Clients, name: str) -> None:
+    """Make a template whose instances leave their disks."""
+    project: Any = {"project": clients.project}
+    found = clients.read("base", clients.templates.get, **project, instance_template="base")
+    found.properties.disks[0].auto_delete = False
+    made = {"name": name, "properties": found.properties}
+    clients.change(
+        name, clients.templates.insert_unary, **project, instance_template_resource=made
+    )
 
 
 def up(clients: Clients, name: str, count: int) -> None:
@@ -439,6 +457,10 @@ def test_sweeps_in_all_states_and_what_is_left_of_them(there: Clients) -> None:
     up(there, "broad", 2)
     for one in ("broad-0001", "broad-0002"):
         play_runner(there, "broad", one, "finished")
+    keep_disks(there, "keeping")
+    raise_sweep(there, "dusty", 1, template="keeping")
+    up(there, "dusty", 1)
+    groups.delete_group(there, "dusty")
     raise_sweep(there, "empty", 1)
     groups.delete_instances(there, "empty", ["empty-0001"])
     raise_sweep(there, "lost", 1)
@@ -457,6 +479,7 @@ def test_sweeps_in_all_states_and_what_is_left_of_them(there: Clients) -> None:
         ("group", "lost"),
         ("group", "over"),
         ("template", derived),
+        ("disk", "dusty-0001"),
     ]
     assert find(there, hours=3) == expected
     now = datetime.now(UTC) + timedelta(hours=3)
@@ -479,7 +502,7 @@ def test_sweeps_in_all_states_and_what_is_left_of_them(there: Clients) -> None:
         ),
         "the end of what was removed",
     )
-    assert [one.name for one in templates.list_templates(there)] == ["base"]
+    assert [one.name for one in templates.list_templates(there)] == ["base", "keeping"]
     again: list[str] = []
     assert reaping.remove(there, orphans, again.append, now=now) == ()
     assert again == [
