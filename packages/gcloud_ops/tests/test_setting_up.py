@@ -162,6 +162,8 @@ def test_what_somebody_changed_is_mended_or_reported(cloud: Cloud) -> None:
     assert "it does not permit compute.instanceGroupManagers.update" in lines
     (drift,) = found[f"template {other.template}"].drift
     assert drift.startswith("image is example/trainer:1, wanted example/trainer:2")
+    unsaid = look(cloud.clients, Wanted.of(cloud.clients, iap=True))
+    assert unsaid.drift == ()
     up(cloud.clients, other, tell=_silent)
     role = cloud.clients.execute("role", roles.get(name=name))
     assert role["includedPermissions"] == sorted(RUNNER_PERMISSIONS)

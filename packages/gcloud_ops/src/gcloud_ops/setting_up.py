@@ -67,13 +67,15 @@ class Wanted:
         InvalidRequest: Instances without addresses, but no way to reach them.
     """
 
-    image: str
-    """The trainers' image, for the template."""
     template: str
     bucket: str
     location: str
     """Where the bucket is made."""
-    machine_type: str = _MACHINE_TYPE
+    image: str = ""
+    """The trainers' image; "" for the template's that is there, or for `default_image`."""
+    default_image: str = ""
+    machine_type: str = ""
+    """"" for the template's that is there, or for `n2-highcpu-8`."""
     iap: bool = False
     """Whether SSH may come through IAP."""
     external_address: bool = True
@@ -105,11 +107,12 @@ class Wanted:
         region = settings.zone.rpartition("-")[0]
         registry = f"{region}-docker.pkg.dev/{clients.project}"
         return cls(
-            image=image or f"{registry}/sinergym/trainer:latest",
+            image=image or "",
+            default_image=f"{registry}/sinergym/trainer:latest",
             template=settings.template,
             bucket=settings.bucket_name,
             location=settings.bucket_location,
-            machine_type=machine_type or _MACHINE_TYPE,
+            machine_type=machine_type or "",
             iap=iap,
             external_address=external_address,
             environment={
@@ -264,11 +267,12 @@ class _Template:
         found = self._find()
         if found is None:
             return Seen(state="missing")
-        image = found.image or "none of ours"
+        image, kind = found.image or "none of ours", found.machine_type
+        wanted = self.wanted
         lines = [
-            line_if_different("image", [image], [self.wanted.image]),
+            line_if_different("image", [image], [wanted.image or image]),
             line_if_different("service account", [found.service_account], [self.account]),
-            line_if_different("machine type", [found.machine_type], [self.wanted.machine_type]),
+            line_if_different("machine type", [kind], [wanted.machine_type or kind]),
         ]
         advice = f"`gcloud-ops template delete {found.name}` and set up again"
         return Seen.compared(leaves=[f"{line} ({advice})" for line in lines if line])
@@ -282,8 +286,8 @@ class _Template:
             self.place.clients,
             templates.TemplateSpec(
                 name=self.wanted.template,
-                image=self.wanted.image,
-                machine_type=self.wanted.machine_type,
+                image=self.wanted.image or self.wanted.default_image,
+                machine_type=self.wanted.machine_type or _MACHINE_TYPE,
                 service_account=self.account,
                 environment=self.wanted.environment,
                 network=f"global/networks/{self.wanted.network}",

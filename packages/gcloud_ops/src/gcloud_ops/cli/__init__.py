@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cyclopts.exceptions import CycloptsError
-
 from gcloud_ops.cli.alerts import alerts
 from gcloud_ops.cli.app import PROGRAM, Session, app, split
 from gcloud_ops.cli.buckets import bucket
@@ -19,6 +17,7 @@ from gcloud_ops.cli.instances import containers, instances, ssh_command
 from gcloud_ops.cli.local import local
 from gcloud_ops.cli.reap import reap
 from gcloud_ops.cli.results import sweep
+from gcloud_ops.cli.running import run_line
 from gcloud_ops.cli.setup import setup
 from gcloud_ops.cli.templates import template
 
@@ -43,28 +42,4 @@ def run(arguments: Sequence[str]) -> int:
     # What follows `--` belongs to the command on the instance, not to us.
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own, rest = list(arguments[:end]), list(arguments[end:])
-    try:
-        command, bound, _ = app.meta.parse_args(own, exit_on_error=False, print_error=False)
-        if command is not split:  # --help, --version
-            command(*bound.args, **bound.kwargs)
-            return 0
-        words, common = command(*bound.args, **bound.kwargs)
-        command, bound, ignored = app.parse_args(
-            [*words, *rest], exit_on_error=False, print_error=False
-        )
-    except CycloptsError as error:
-        return _usage_error(error)
-    if "session" in ignored:
-        bound.arguments["session"] = Session(common)
-
-    from gcloud_ops.cli.output import under_guard
-
-    return under_guard(PROGRAM, lambda: command(*bound.args, **bound.kwargs) or 0)
-
-
-def _usage_error(error: CycloptsError) -> int:
-    from gcloud_ops.cli.output import ExitCode, say
-    from gcloud_ops.text import one_line
-
-    say(f"{PROGRAM}: {one_line(str(error))} (see `{PROGRAM} --help`)")
-    return ExitCode.USAGE
+    return run_line(app, own, program=PROGRAM, split=split, session=Session, rest=rest)

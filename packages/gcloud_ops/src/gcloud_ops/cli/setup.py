@@ -2,6 +2,7 @@
 # ruff: noqa: D417 (the docstrings are the help, and `session` is not an argument that users give)
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from gcloud_ops.cli.app import PROGRAM, SWITCH, GivenSession, Session, Yes
@@ -30,7 +31,7 @@ def setup(
 
     APIs, the service account of the trainers with the few permissions that they need, the bucket,
     the metrics of the alerts, an instance template and an SSH key. May be run again at any time,
-    also after an interruption.
+    also after an interruption; what was made with other options stays as it is.
 
     Args:
         plan: Show what is there and what would be made; change nothing.
@@ -50,18 +51,21 @@ def setup(
     from gcloud_ops.cli import output
     from gcloud_ops.cli.steps import showing, tell_drift
     from gcloud_ops.errors import InvalidRequest
+    from gcloud_ops.local import LOCAL_IMAGE
 
     if delete_data and not remove:
         raise InvalidRequest("--delete-data is for --remove")
     server = tracking.find_server(session.clients) if mlflow_server else None
     wanted = setting_up.Wanted.of(
         session.clients,
-        image=image or _default_image(session),
+        image=image,
         machine_type=machine_type,
         iap=iap or no_external_address or remove,
         external_address=not no_external_address,
         environment=server.environment if server else None,
     )
+    if not session.settings.is_google:
+        wanted = replace(wanted, default_image=LOCAL_IMAGE)
     looked = setting_up.look(session.clients, wanted)
     if plan:
         _print_plan(session, looked)
@@ -86,13 +90,6 @@ def setup(
     _print_plan(session, made)
     output.say(f"ready; `{session.command('doctor')}` looks deeper")
     return output.ExitCode.DONE
-
-
-def _default_image(session: Session) -> str | None:
-    """None for that of the project; the local cloud has one of its own."""
-    from gcloud_ops.local import LOCAL_IMAGE
-
-    return None if session.settings.is_google else LOCAL_IMAGE
 
 
 def _remove(
