@@ -81,6 +81,7 @@ async def computer(tmp_path: Path) -> AsyncIterator[Computer]:
         console=console.append,
         shims=shims,
         mark="test",
+        endpoints={},
     )
     yield Computer(guest, containers, root, console)
     await guest.close()
@@ -341,3 +342,34 @@ async def test_sudo_and_lists_of_commands(computer: Computer) -> None:
     assert await computer("true && echo yes || echo no") == (0, "yes\n")
     assert await computer("false || echo no; echo end") == (0, "no\nend\n")
     assert (await computer("echo a | cat"))[0] == 127
+
+
+async def test_a_unit_that_has_failed_for_good_starts_others(computer: Computer) -> None:
+    """OnFailure= comes after the last restart only; what goes to the console is seen there."""
+    await computer.guest.cloud_init(
+        "#cloud-config\nwrite_files:\n"
+        "- path: /etc/systemd/system/main.service\n"
+        "  content: |\n"
+        "    [Unit]\n    OnFailure=after.service nowhere.service\n"
+        "    StartLimitIntervalSec=60\n    StartLimitBurst=2\n"
+        "    [Service]\n    StandardOutput=journal+console\n    StandardError=journal\n"
+        "    ExecStartPre=/usr/bin/echo begun\n    ExecStart=/usr/bin/cat /nothing\n"
+        "    Restart=on-failure\n    RestartSec=10ms\n"
+        "- path: /etc/systemd/system/after.service\n"
+        "  content: |\n"
+        "    [Service]\n    Type=oneshot\n    StandardOutput=journal+console\n"
+        "    ExecStart=/bin/bash /var/lib/after.sh\n"
+        "- {path: /var/lib/after.sh, content: exit 1}\n"
+        "runcmd:\n- systemctl start --no-block main.service\n"
+    )
+    said = "the inert engine runs no scripts: /bin/bash /var/lib/after.sh"
+    await computer.shows(said)
+    console = "\n".join(computer.console)
+    assert console.count("echo[612]: begun") == 2
+    assert "No such file" not in console
+    assert console.count("main.service: Triggering OnFailure= dependencies.") == 1
+    assert "Unit nowhere.service not found" in console
+    assert console.index("Start request repeated") < console.index("Triggering OnFailure=")
+    _, text = await computer("journalctl -u main.service -o cat")
+    assert "cat: /nothing: No such file or directory" in text
+    assert "systemd[1]" not in text

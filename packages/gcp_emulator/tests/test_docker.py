@@ -410,6 +410,22 @@ async def test_a_log_keeps_every_byte(
     assert last == (entries[-tail:] if tail else [])
 
 
+async def test_an_end_while_the_last_line_is_taken(tmp_path: Path) -> None:
+    """Who follows a log slowly hears of its end, too, although nobody tells it twice."""
+    log, ended = Log(tmp_path / "log"), asyncio.Event()
+    log.append(1, b"first\n")
+
+    async def follow() -> list[bytes]:
+        seen = []
+        async for entry in log.entries(follow=lambda: not ended.is_set()):
+            seen.append(entry.data)
+            ended.set()
+            log.flush()
+        return seen
+
+    assert await asyncio.wait_for(follow(), 5) == [b"first\n"]
+
+
 @pytest.mark.parametrize(
     "image",
     [

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import asyncssh
 import pytest
+import yaml
 
 from gcp_emulator.docker.engine import Engine, InertEngine, ProcessEngine, make_engine
 from gcp_emulator.guest.ssh import authorized_keys
@@ -44,7 +46,7 @@ runcmd:
 PROGRAM = """
 import os, signal, subprocess, sys, time
 def stop(*_):
-    print("got TERM", flush=True)
+    os.write(1, b"got TERM\\n")  # a print may be under way
     sys.exit(5)
 signal.signal(signal.SIGTERM, stop)
 print("hello", *sys.argv[1:], flush=True)
@@ -155,6 +157,19 @@ async def eventually(what: Callable[[], Awaitable[bool]] | Callable[[], bool]) -
             return
         await asyncio.sleep(0.02)
     raise AssertionError("it did not happen within 10 seconds")
+
+
+def processes(marks: str, command: str) -> list[str]:
+    """The ids, and then the command lines, of those that hold this in environment and command."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if marks.encode() in (path / "environ").read_bytes() and command in line:
+                found.append(f"{path.name} {line}")
+        except OSError:
+            continue
+    return found
 
 
 def living(marks: str) -> list[str]:
@@ -438,6 +453,88 @@ async def test_faults_of_ssh(make: Make) -> None:
         await machine.connect(login_timeout=5)
     machine.vm.refuse_ssh(False)
     assert (await machine.run("hostname"))[0] == 0
+
+
+async def test_a_server_that_hangs(make: Make) -> None:
+    """Connections come about and hear nothing; open ones go on; afterwards it answers again."""
+    machine = make(user_data="")
+    await machine.vm.boot()
+    async with await machine.connect() as before:
+        await machine.vm.suffer("hang-ssh", on=True)
+        await machine.vm.suffer("hang-ssh", on=True)
+        reader, writer = await asyncio.open_connection(machine.vm.spec.address, PORT)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.2)
+        assert (await before.run("hostname")).exit_status == 0
+        await machine.vm.suffer("hang-ssh", on=False)
+        assert (await machine.run("hostname"))[0] == 0
+        writer.close()
+    await machine.vm.suffer("hang-ssh", on=True)
+    await machine.vm.shutdown(0)
+    with pytest.raises(OSError, match=r"refused|Connect call failed"):
+        await machine.connect()
+
+
+async def test_a_disk_that_is_full(make: Make) -> None:
+    """No program of a container writes to a file, then all do again; other programs may."""
+    machine = make()
+    await machine.vm.boot()
+    await eventually(lambda: "container" in machine.events)
+    program = 'import pathlib; pathlib.Path("x").write_text("some")'
+    write = f"docker exec sinergym python3 -c '{program}'"
+    assert (await machine.run(write))[0] == 0
+    await machine.vm.suffer("disk-full", on=True)
+    code, _, errors = await machine.run(write)
+    assert (code, "File too large" in errors) == (1, True)
+    pid = next(int(line.split()[0]) for line in processes(str(machine.folder), "program.py"))
+    assert resource.prlimit(pid, resource.RLIMIT_FSIZE)[0] == 0
+    assert (await machine.run("echo some > y && cat y"))[1] == "some\n"
+    await machine.vm.suffer("disk-full", on=False)
+    assert (await machine.run(write))[0] == 0
+    assert resource.prlimit(pid, resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+async def test_a_loss_of_power(make: Make) -> None:
+    """All processes are killed without a word, no unit acts on it, and SSH is cut."""
+    user_data = USER_DATA.replace("[Service]", "OnFailure=after.service\n    [Service]", 1)
+    machine = make(args="children", user_data=user_data)
+    await machine.vm.boot()
+    folder = str(machine.folder)
+    await eventually(lambda: any("sleep" in line for line in living(folder)))
+    async with await machine.connect() as connection:
+        await machine.vm.lose_power()
+        await asyncio.wait_for(connection.wait_closed(), 5)
+    assert living(folder) == []
+    await machine.vm.shutdown(0)
+    assert b"got TERM" not in (machine.folder / "containers/sinergym/log").read_bytes()
+    assert b"Triggering" not in machine.vm.serial
+
+
+async def test_a_script_after_a_failure(make: Make) -> None:
+    """A unit of OnFailure= runs its script in a real shell, which knows docker and the cloud."""
+    script = "echo $STORAGE_EMULATOR_HOST; docker ps -a --format '{{.Image}}'; hostname"
+    one = "[Unit]\nOnFailure=b.service\n[Service]\nExecStart=/bin/false\n"
+    other = (
+        "[Service]\nType=oneshot\nStandardOutput=journal+console\n"
+        "ExecStart=/bin/bash /var/lib/b.sh one\n"
+    )
+    files = {
+        "/etc/systemd/system/a.service": one,
+        "/etc/systemd/system/b.service": other,
+        "/var/lib/b.sh": f"{script}; echo $1; exit 3\n",
+    }
+    config = {
+        "write_files": [{"path": path, "content": text} for path, text in files.items()],
+        "runcmd": ["docker run -d image:1", "systemctl start a.service"],
+    }
+    user_data = "#cloud-config\n" + yaml.safe_dump(config)
+    machine = make(user_data=user_data, environment={"STORAGE_EMULATOR_HOST": "http://x:1"})
+    await machine.vm.boot()
+    await eventually(lambda: b"code=exited, status=3" in machine.vm.serial)
+    said = [line.partition("]: ")[2] for line in machine.vm.serial.decode().split("\r\n")]
+    assert [line for line in said if line in ("http://x:1", "image:1", NAME, "one")] == [
+        "http://x:1", "image:1", NAME, "one",
+    ]  # fmt: skip
 
 
 async def test_containers_die_with_a_killed_emulator(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ class Log:
                 position = after
             if not more:
                 return
-            if position >= self._size():
+            # While the last entry was taken, the end may have come: nobody tells of it again.
+            if position >= self._size() and follow():
                 await self._changed()
 
     def _write(self, stream: int, pieces: list[bytes]) -> None:
@@ -257,6 +258,7 @@ class Containers:
         self._starting: set[asyncio.Task[None]] = set()
         self._watching: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._full = False
 
     def __iter__(self) -> Iterator[Container]:
         """Newest first, as ``docker ps`` lists them."""
@@ -343,6 +345,7 @@ class Containers:
             environment=container.environment,
             stdin=spec.stdin,
             size=spec.terminal,
+            full_disk=self._full,
         )
 
         async def sink(stream: int, data: bytes) -> None:
@@ -401,6 +404,7 @@ class Containers:
             environment={**container.environment, **environment},
             stdin=stdin,
             size=size,
+            full_disk=self._full,
         )
         try:
             return await self.engine.start(program, sink, inside=container.task)
@@ -449,6 +453,19 @@ class Containers:
         _temporary(container.id).unlink(missing_ok=True)
         self._all.pop(container.id, None)
         container.removed.set()
+
+    async def fill_disk(self, full: bool) -> None:
+        """A fault: let no program of any container write to files, or let them again."""
+        self._full = full
+        for container in tuple(self._all.values()):
+            await self.engine.fill_disk(container.id, full)
+
+    async def kill(self) -> None:
+        """A fault: kill all programs of all containers at once, as when the power is cut."""
+        for container in tuple(self._all.values()):
+            if container.task is not None and container.running:
+                container.task.signal(signal.SIGKILL)
+        await asyncio.gather(*(self.engine.sweep(identity) for identity in self._all))
 
     async def close(self, grace: float) -> None:
         """End them all, as a shutdown does: SIGTERM, `grace` seconds, SIGKILL. Idempotent.

@@ -11,6 +11,7 @@ import fcntl
 import functools
 import os
 import pty
+import resource
 import shlex
 import shutil
 import signal
@@ -45,6 +46,8 @@ class Program:
     stdin: bool = False
     size: tuple[int, int] | None = None
     """Columns and rows of its terminal; None without one."""
+    full_disk: bool = False
+    """Whether it can't write to files, see `Engine.fill_disk`."""
 
 
 class Task(Protocol):
@@ -95,6 +98,14 @@ class Engine(Protocol):
     async def sweep(self, mark: str) -> None:
         """Kill whatever still lives with this value of `MARKER`; returns when nothing does."""
 
+    async def fill_disk(self, mark: str, full: bool) -> None:
+        """Let those who live with this value of `MARKER` write to no file, or let them again.
+
+        By their soft RLIMIT_FSIZE, which their children inherit: a real lack of space needs a file
+        system of one's own, and so root. A write says EFBIG instead of ENOSPC, also one into a
+        file that is there; a program that does not ignore SIGXFSZ, as Python does, is ended by it.
+        """
+
 
 def make_engine(kind: str) -> Engine:
     """The engine of that name: ``process`` or ``inert``.
@@ -142,6 +153,12 @@ class ProcessEngine:
                 return
             await asyncio.sleep(0.02)
 
+    async def fill_disk(self, mark: str, full: bool) -> None:
+        """By the marker in ``/proc``, as `sweep`."""
+        for pid in await asyncio.to_thread(_marked, mark):
+            with suppress(ProcessLookupError, PermissionError):
+                _limit_files(pid, full)
+
 
 class InertEngine:
     """States only: a container "runs" until it is ended, and remembers what was executed in it."""
@@ -164,6 +181,9 @@ class InertEngine:
 
     async def sweep(self, mark: str) -> None:
         """Nothing lives."""
+
+    async def fill_disk(self, mark: str, full: bool) -> None:
+        """Nothing is written."""
 
 
 class _Inert:
@@ -252,7 +272,9 @@ class _Process:
                 # even a SIGKILL of the emulator leaves no training behind. asyncio starts children
                 # from the event loop's thread, which lives as long as the emulator. A wrapping
                 # interpreter would be the alternative, at 20 ms and one process more for each.
-                preexec_fn=functools.partial(_in_child, program.size is not None),
+                preexec_fn=functools.partial(
+                    _in_child, program.size is not None, program.full_disk
+                ),
             )
         except BaseException:
             ends.close()
@@ -362,11 +384,19 @@ class _Ends:
 _prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
 
 
-def _in_child(terminal: bool) -> None:
+def _in_child(terminal: bool, full_disk: bool) -> None:
+    if full_disk:
+        _limit_files(0, True)
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _limit_files(pid: int, full: bool) -> None:
+    """Let the files of a process (0: of this one) become no larger, or as large as before."""
+    _soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if full else hard, hard))
 
 
 def _find(program: Program) -> str:

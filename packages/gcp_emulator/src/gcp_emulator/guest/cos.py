@@ -54,6 +54,7 @@ class Guest:
         console: Takes each line that reaches the serial port.
         shims: Makes (once) the folder of commands that lead from a real shell back to here.
         mark: Marks the processes that run outside of containers.
+        endpoints: What scripts of units find in their environment besides: the way to the cloud.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Guest:
         console: Callable[[str], None],
         shims: Callable[[], Awaitable[Path]],
         mark: str,
+        endpoints: Environment,
     ) -> None:
         self.name = name
         self.root = root
@@ -74,6 +76,7 @@ class Guest:
         self._console = console
         self._shims = shims
         self._mark = mark
+        self._endpoints = endpoints
         self._booted = time.monotonic()
         self._systemd = Systemd(path=self.path, execute=self.execute, say=self.say)
         self.tools: dict[str, Tool] = {
@@ -118,6 +121,8 @@ class Guest:
                 and call.words[1] in ("-c", "-ec", "-xc")
             ):
                 return await self.shell(call.words[2], call.streams, call.environment)
+            if name in ("sh", "bash") and len(call.words) > 1 and call.words[1][:1] == "/":
+                return await self._shell_script(call)
             tool = self.tools.get(name)
             if tool is not None:
                 return await tool(call)
@@ -211,6 +216,19 @@ class Guest:
         """
         argv = ("/bin/bash", "-c", shlex.quote(str(self.path(inside))))
         return await self._run_shell(argv, streams, {**environment, "USER": "root"})
+
+    async def _shell_script(self, call: Call) -> int:
+        """``/bin/bash SCRIPT``, as units say it; the engine without a shell only tells of it."""
+        shell, script, *rest = call.words
+        if not self.path(script).is_file():
+            await call.streams.err(f"{shell}: {script}: No such file or directory\n")
+            return 127
+        if not self._engine.shell:
+            await call.streams.out(f"the inert engine runs no scripts: {shlex.join(call.words)}\n")
+            return 0
+        argv = (shell, str(self.path(script)), *rest)
+        environment = {**self._endpoints, "USER": "root", **call.environment}
+        return await self._run_shell(argv, call.streams, environment)
 
     async def close(self) -> None:
         """Stop watching the units: nothing is restarted any more."""

@@ -7,6 +7,7 @@ knows are offered, because hundreds of VMs are spoken to at once.
 import asyncio
 import json
 import signal
+import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ class SshServer:
         admits: Whether a peer of this address is answered; the others' connections are closed.
 
     ``keys`` is what the metadata key ``ssh-keys`` says; a change counts for the next log-in.
-    While ``refusing``, connections are closed before a word is said.
+    While ``refusing``, connections are closed before a word is said; see also `hang`.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class SshServer:
         self._run = run
         self._admits = admits
         self._opening: asyncio.Task[asyncssh.SSHAcceptor] | None = None
+        self._place: tuple[str, int] | None = None
+        self._silence: socket.socket | None = None
         self._connections: set[asyncssh.SSHServerConnection] = set()
 
     async def listen(self, address: str, port: int) -> None:
@@ -56,6 +59,7 @@ class SshServer:
         Raises:
             OSError: It is taken, or the address is none of this machine.
         """
+        self._place = address, port
         # Shielded: cancelled halfway it would listen, and nobody could close it.
         self._opening = asyncio.create_task(self._listen(address, port))
         await asyncio.shield(self._opening)
@@ -80,6 +84,33 @@ class SshServer:
             server_version="OpenSSH_9.6",
         )
 
+    async def hang(self, hanging: bool) -> None:
+        """A fault: let new connections come about and hear nothing, or answer again.
+
+        Those that are open go on. Nothing, if the port is not open.
+        """
+        if self._place is None or hanging == (self._silence is not None):
+            return
+        if hanging:
+            await self._close_port()
+            # The kernel completes connections that nobody accepts.
+            self._silence = socket.create_server(self._place, backlog=1_024)
+        else:
+            self._end_silence()
+            await self.listen(*self._place)
+
+    def _end_silence(self) -> None:
+        if self._silence is not None:
+            self._silence.close()
+            self._silence = None
+
+    async def _close_port(self) -> None:
+        if self._opening is not None:
+            (acceptor,) = await asyncio.gather(self._opening, return_exceptions=True)
+            if isinstance(acceptor, asyncssh.SSHAcceptor):
+                acceptor.close()
+            self._opening = None
+
     def cut(self) -> None:
         """Cut all connections, as a network that fails."""
         for connection in tuple(self._connections):
@@ -87,11 +118,9 @@ class SshServer:
 
     async def close(self) -> None:
         """Close port and connections. Idempotent."""
-        if self._opening is not None:
-            (acceptor,) = await asyncio.gather(self._opening, return_exceptions=True)
-            if isinstance(acceptor, asyncssh.SSHAcceptor):
-                acceptor.close()
-            self._opening = None
+        self._end_silence()
+        self._place = None
+        await self._close_port()
         self.cut()
         for connection in tuple(self._connections):
             with suppress(TimeoutError, OSError, asyncssh.Error):

@@ -18,6 +18,7 @@ from gcp_emulator.docker.streams import Call, Environment, Streams
 from gcp_emulator.guest.unitfile import Command, UnitFile, assignments, expanded, parse_unit
 
 _FOLDER = "/etc/systemd/system"
+_PID = 612  # what a unit's messages are said to come from
 _STOP_SECONDS = 90.0  # DefaultTimeoutStopSec
 
 
@@ -96,8 +97,7 @@ class Systemd:
         if verb == "stop":
             return 0
         if unit.run is None or unit.run.done():
-            unit.ready = asyncio.get_running_loop().create_future()
-            unit.run = asyncio.create_task(self._run_unit(unit))
+            self._begin(unit)
         if without_waiting or unit.ready is None:
             return 0
         if await asyncio.shield(unit.ready):
@@ -107,6 +107,10 @@ class Systemd:
             f'See "systemctl status {unit.name}" and "journalctl -xeu {unit.name}" for details.\n'
         )
         return 1
+
+    def _begin(self, unit: "_Unit") -> None:
+        unit.ready = asyncio.get_running_loop().create_future()
+        unit.run = asyncio.create_task(self._run_unit(unit))
 
     def _reset(self, names: Sequence[str]) -> None:
         for unit in self._units.values():
@@ -143,6 +147,8 @@ class Systemd:
         ]
         if count:
             lines = lines[-int(count[1]) :] if int(count[1]) else []
+        if re.search(r"(?:-o|--output)[ =]?cat\b", text):
+            lines = [line.removeprefix("systemd[1]: ") for line in lines]
         await streams.out("".join(line + "\n" for line in lines) or "-- No entries --\n")
         return 0
 
@@ -189,6 +195,23 @@ class Systemd:
         finally:
             if not unit.ready.done():
                 unit.ready.set_result(False)
+            if unit.state == "failed" and not unit.stopping:
+                self._trigger(unit)
+
+    def _trigger(self, failed: "_Unit") -> None:
+        """Start what is to be started when a unit has failed and is not started again."""
+        if failed.file.on_failure:
+            self._note(failed, f"{failed.name}: Triggering OnFailure= dependencies.")
+        for name in failed.file.on_failure:
+            unit = self._load(name)
+            if unit is None:
+                self._note(
+                    failed,
+                    f"{failed.name}: Failed to enqueue OnFailure= job, ignoring:"
+                    f" Unit {name} not found.",
+                )
+            elif unit.run is None or unit.run.done():
+                self._begin(unit)
 
     async def _run_once(self, unit: "_Unit") -> None:
         assert unit.ready is not None  # noqa: S101
@@ -268,12 +291,19 @@ class Systemd:
         self, unit: "_Unit", command: Command, environment: Environment
     ) -> int:
         words = [part for word in command.words for part in expanded(word, environment, unit.name)]
-        partial = b""
+        name = words[0].rpartition("/")[2]
+        partial = {1: b"", 2: b""}
 
-        async def sink(_stream: int, data: bytes) -> None:
-            nonlocal partial
-            *lines, partial = (partial + data).split(b"\n")
-            unit.journal.extend(line.decode(errors="replace") for line in lines)
+        def take(stream: int, line: bytes) -> None:
+            text = line.decode(errors="replace")
+            unit.journal.append(text)
+            if unit.file.on_console(stream):
+                self._say(f"{name}[{_PID}]: {text}")
+
+        async def sink(stream: int, data: bytes) -> None:
+            *lines, partial[stream] = (partial[stream] + data).split(b"\n")
+            for line in lines:
+                take(stream, line)
 
         unit.streams = Streams(sink=sink)
         try:
@@ -289,8 +319,9 @@ class Systemd:
             return 203
         finally:
             unit.streams = None
-            if partial:
-                unit.journal.append(partial.decode(errors="replace"))
+            for stream, rest in partial.items():
+                if rest:
+                    take(stream, rest)
 
     def _note(self, unit: "_Unit", line: str) -> None:
         unit.journal.append(f"systemd[1]: {line}")

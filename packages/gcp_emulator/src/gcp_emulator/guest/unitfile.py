@@ -39,8 +39,19 @@ class UnitFile:
     """Exit codes of the main process after which it is started again, whatever `restart` says."""
     no_restart_on: set[int] = field(default_factory=set)
     """Exit codes after which it is never started again."""
+    on_failure: list[str] = field(default_factory=list)
+    """The units to start once it has failed for good."""
+    output: str = "journal"
+    """Where standard output goes, as ``StandardOutput=`` says."""
+    errors: str = "inherit"
+    """The same of standard error."""
     start_limit: int = 5  # DefaultStartLimitBurst
     start_interval: float = 10.0  # DefaultStartLimitIntervalSec
+
+    def on_console(self, stream: int) -> bool:
+        """Whether what it writes to 1 (standard output) or 2 (error) is seen on the console."""
+        inherits = stream == 1 or self.errors == "inherit"
+        return "console" in (self.output if inherits else self.errors)
 
 
 def parse_unit(text: str) -> tuple[UnitFile, list[tuple[int, str]]]:
@@ -55,6 +66,8 @@ def parse_unit(text: str) -> tuple[UnitFile, list[tuple[int, str]]]:
             problems.append((number, "Missing '=', ignoring line."))
         elif section == "Unit" and key == "Description":
             unit.description = value
+        elif section == "Unit" and key == "OnFailure":
+            unit.on_failure = [*unit.on_failure, *value.split()] if value else []
         elif section in ("Unit", "Service") and key in _START_LIMIT_KEYS:
             # In [Service] they are a relic that systemd still takes.
             _start_limit_line(unit, key, value)
@@ -74,8 +87,6 @@ _WITHOUT_EFFECT: Final = frozenset(
         "TimeoutSec",
         "KillMode",
         "KillSignal",
-        "StandardOutput",
-        "StandardError",
         "SyslogIdentifier",
         "User",
         "Group",
@@ -91,6 +102,9 @@ _WITHOUT_EFFECT: Final = frozenset(
         "PrivateTmp",
     ]
 )
+
+
+_TEXTS: Final = {"StandardOutput": "output", "StandardError": "errors", "Restart": "restart"}
 
 
 def _service_line(unit: UnitFile, key: str, value: str) -> bool:
@@ -118,8 +132,8 @@ def _service_line(unit: UnitFile, key: str, value: str) -> bool:
         unit.oneshot = value == "oneshot"
     elif key == "RemainAfterExit":
         unit.remain = value.lower() in ("yes", "true", "1", "on")
-    elif key == "Restart":
-        unit.restart = value
+    elif key in _TEXTS:
+        setattr(unit, _TEXTS[key], value)
     elif key == "RestartSec":
         unit.restart_seconds = _seconds(value, unit.restart_seconds)
     elif key in statuses:

@@ -125,6 +125,7 @@ class Vm:
             # The shims need the guest, and the guest the shims.
             shims=self._shims_folder,
             mark=f"vm-{spec.id}-{time.time_ns()}",
+            endpoints=environment,
         )
         self._shims = Shims(names=SHELL_TOOLS, run=self._guest.execute)
         self._startup = StartupScripts(self._guest, environment=environment, runs=engine.shell)
@@ -175,20 +176,27 @@ class Vm:
     async def suffer(self, fault: str, *, on: bool) -> None:
         """Have a fault (``refuse-ssh``, ``hang-ssh``, ``disk-full``), or have it no more.
 
-        ``cut-ssh`` and ``kill-container`` are of the moment, and can't be ended.
+        ``cut-ssh`` and ``kill-container`` are of the moment, and can't be ended. Those of SSH do
+        nothing before its server is up.
         """
         match fault:
             case "refuse-ssh":
                 self.refuse_ssh(on)
+            case "hang-ssh" if self._ssh is not None:
+                await self._ssh.hang(on)
             case "cut-ssh" if on:
                 self.cut_ssh()
             case "kill-container" if on:
                 await self.kill_containers()
+            case "disk-full":
+                await self._containers.fill_disk(on)
 
     async def lose_power(self) -> None:
         """End all that runs without a word to it; `shutdown` then does the rest."""
+        self.cut_ssh()
+        # No unit may see that its container has ended, and act.
         await self._guest.close()
-        await self.kill_containers()
+        await self._containers.kill()
 
     def refuse_ssh(self, refusing: bool) -> None:
         """A fault: close (or answer again) each new SSH connection."""
