@@ -1,4 +1,4 @@
-"""A launcher that is killed at any moment leaves what `status` explains and `cancel` removes."""
+"""A launcher that is killed at any moment leaves what `resume` takes up and `cancel` removes."""
 
 import signal
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.clouds import Command, OwnCloud
 
-from gcloud_ops import sweeps
+from gcloud_ops import launching, sweeps, templates
 from gcloud_ops.errors import NotFound
 from gcloud_ops.instances import list_instances
 
@@ -32,18 +32,7 @@ def test_killed_launcher(
     until: str, command: Command, inert_cloud: OwnCloud, environment: dict[str, str]
 ) -> None:
     """SIGKILL right after a given call: what is left can be explained and removed entirely."""
-    launcher = subprocess.Popen(
-        LAUNCH,
-        env={**environment, **inert_cloud.flags},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 30
-    while not inert_cloud.calls().get(until):
-        assert time.monotonic() < deadline, f"{until} was never called"
-        time.sleep(0.005)
-    launcher.send_signal(signal.SIGKILL)
-    launcher.wait(timeout=10)
+    _kill_launcher(inert_cloud, environment, until, "--dispatch", "ssh")
 
     explained = command("gcloud-ops", "sweep", "status", "killed", env=inert_cloud.flags)
     cancelled = command("gcloud-ops", "sweep", "cancel", "killed", "--yes", env=inert_cloud.flags)
@@ -63,6 +52,55 @@ def test_killed_launcher(
         with pytest.raises(NotFound):
             sweeps.status("killed", inert_cloud.clients)
     assert list_instances(inert_cloud.clients) == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "until",
+    [
+        "storage.objects.insert",
+        "compute.instanceTemplates.insert",
+        "compute.instanceGroupManagers.insert",
+        "compute.instanceGroupManagers.createInstances",
+    ],
+)
+def test_resumed_launch(until: str, inert_cloud: OwnCloud, environment: dict[str, str]) -> None:
+    """Each experiment gets its one instance, whatever the killed launcher had come to."""
+    clients = inert_cloud.clients
+    made = {"compute.instanceTemplates.insert": 2}.get(until, 1)  # one is the fixture's
+    _kill_launcher(inert_cloud, environment, until, "--spot", "--max-hours", "1", made=made)
+
+    resumed = list(launching.resume("killed", clients, patience=30))
+    again = list(launching.resume("killed", clients, patience=30))
+
+    assert isinstance(resumed[-1], launching.Launched | launching.NothingToDo)
+    assert isinstance(again[-1], launching.NothingToDo)
+    seen = sweeps.status("killed", clients)
+    assert [row.member is not None for row in seen.rows] == [True] * 3
+    assert len(list_instances(clients)) <= 3
+    calls = inert_cloud.calls()
+    assert calls["compute.instanceGroupManagers.insert"] <= 2
+    derived = [one for one in templates.list_templates(clients) if one.derived_from]
+    assert len(derived) == 1
+    assert sweeps.cancel("killed", clients).is_gone
+
+
+def _kill_launcher(
+    cloud: OwnCloud, environment: dict[str, str], until: str, *flags: str, made: int = 1
+) -> None:
+    """Launch, and SIGKILL right after so many calls of a method."""
+    launcher = subprocess.Popen(
+        [*LAUNCH, *flags],
+        env={**environment, **cloud.flags},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 30
+    while cloud.calls().get(until, 0) < made:
+        assert time.monotonic() < deadline, f"{until} was never called"
+        time.sleep(0.005)
+    launcher.send_signal(signal.SIGKILL)
+    launcher.wait(timeout=10)
 
 
 @pytest.mark.slow
