@@ -3,7 +3,7 @@
 import json
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from gcloud_ops.errors import GcloudOpsError, InvalidRequest
 from gcloud_ops.resources import BucketPolicy, Done, Event, Place, ProjectPolicy
 from gcloud_ops.resources.trainers import ROLE, RUNNER_PERMISSIONS, account_email
 from gcloud_ops.setting_up import Wanted, down, look, ordered, up
+from gcloud_ops.settings import Settings
 
 from .conftest import inert_cloud, settings_of
 
@@ -57,6 +58,10 @@ class Cloud:
         """Fail the next calls of a method."""
         self._ask("faults", {"method": method, **members})
 
+    def no_faults(self) -> None:
+        """Forget the faults that still wait."""
+        self._ask("faults", method="DELETE")
+
     def _ask(self, path: str, body: object = None, *, method: str | None = None) -> Any:
         request = urllib.request.Request(
             f"{self.clients.settings.endpoint}/emulator/{path}",
@@ -69,48 +74,72 @@ class Cloud:
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[Cloud]:
-    """A new local cloud, with nothing in it."""
-    with inert_cloud(tmp_path) as about:
-        settings = settings_of(about, tmp_path / "keys" / "id_ed25519")
+def fresh(tmp_path: Path) -> Iterator[Cloud]:
+    """A new local cloud, with nothing in it, nor an API enabled."""
+    with _running(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """The local cloud of most tests here."""
+    with _running(tmp_path_factory.mktemp("shared")) as started:
+        yield started
+
+
+@pytest.fixture
+def cloud(shared: Cloud) -> Iterator[Cloud]:
+    """The same; what a test makes is removed again."""
+    shared.calls()
+    yield shared
+    shared.no_faults()
+    down(shared.clients, shared.wanted, delete_data=True, tell=_silent)
+    for bucket in shared.clients.storage.list_buckets():
+        bucket.delete(force=True)
+
+
+@contextmanager
+def _running(folder: Path) -> Iterator[Cloud]:
+    with inert_cloud(folder) as about:
+        settings = settings_of(about, folder / "keys" / "id_ed25519")
         settings = replace(settings, monitoring_endpoint=str(about["grpc_endpoint"]))
         clients = Clients.connect(settings)
         yield Cloud(clients, Wanted.of(clients, image="example/trainer:1", iap=True))
 
 
-def test_up_twice_then_down(cloud: Cloud) -> None:
+def test_up_twice_then_down(fresh: Cloud) -> None:
     """A plan first; the second `up` only reads; `down` keeps the data, or leaves nothing."""
-    empty = _inventory(cloud)
-    looked = look(cloud.clients, cloud.wanted)
+    empty = _inventory(fresh)
+    looked = look(fresh.clients, fresh.wanted)
     missing = {one.what for one in looked.findings if one.state == "missing"}
-    assert f"bucket {cloud.wanted.bucket}" in missing
-    assert cloud.calls() == {}
-    assert up(cloud.clients, cloud.wanted, tell=_silent).is_complete
-    assert {*cloud.calls()} == {*CHANGES}
-    complete = _inventory(cloud)
-    email = account_email(cloud.clients.project)
+    assert f"bucket {fresh.wanted.bucket}" in missing
+    assert fresh.calls() == {}
+    assert up(fresh.clients, fresh.wanted, tell=_silent).is_complete
+    assert {*fresh.calls()} == {*CHANGES}
+    complete = _inventory(fresh)
+    email = account_email(fresh.clients.project)
     assert f"serviceAccount:{email}" in str(complete["project"])
-    made = templates.get_template(cloud.clients, cloud.wanted.template)
+    made = templates.get_template(fresh.clients, fresh.wanted.template)
     assert made.service_account == email
-    assert cloud.clients.settings.ssh_key.stat().st_mode & 0o077 == 0
+    assert fresh.clients.settings.ssh_key.stat().st_mode & 0o077 == 0
 
-    again = up(cloud.clients, cloud.wanted, tell=_silent)
+    again = up(fresh.clients, fresh.wanted, tell=_silent)
     assert again.is_complete
     assert again.drift == ()
-    assert cloud.calls() == {}
-    assert _inventory(cloud) == complete
+    assert fresh.calls() == {}
+    assert _inventory(fresh) == complete
 
-    kept = down(cloud.clients, cloud.wanted, delete_data=False, tell=_silent)
+    kept = down(fresh.clients, fresh.wanted, delete_data=False, tell=_silent)
     assert {one.state for one in kept.findings if one.holds_data} == {"there"}
     assert {one.state for one in kept.findings if not one.holds_data} >= {"missing"}
-    cloud.calls()
-    down(cloud.clients, cloud.wanted, delete_data=False, tell=_silent)
-    assert cloud.calls() == {}
+    fresh.calls()
+    down(fresh.clients, fresh.wanted, delete_data=False, tell=_silent)
+    assert fresh.calls() == {}
     # The role comes back under its own name, though Google keeps what is deleted for a while.
-    assert up(cloud.clients, cloud.wanted, tell=_silent).is_complete
-    assert _inventory(cloud) == complete
-    down(cloud.clients, cloud.wanted, delete_data=True, tell=_silent)
-    assert _inventory(cloud) == empty
+    assert up(fresh.clients, fresh.wanted, tell=_silent).is_complete
+    assert _inventory(fresh) == complete
+    down(fresh.clients, fresh.wanted, delete_data=True, tell=_silent)
+    assert _inventory(fresh) == empty
 
 
 @pytest.mark.slow
@@ -136,7 +165,7 @@ def test_killed_within_each_step_it_goes_on(cloud: Cloud) -> None:
     """Each change is made once, and its answer lost: nothing is made twice, and all is there."""
     for method in CHANGES:
         if not method.startswith("monitoring."):
-            cloud.fault(method, status=503, after=True, count=1)
+            cloud.fault(method, status=503, after=True, count=1)  # made, but the answer is lost
     for _ in range(len(CHANGES) + 1):
         with suppress(GcloudOpsError):
             up(cloud.clients, cloud.wanted, tell=_silent)
@@ -177,10 +206,10 @@ def test_a_bucket_that_others_made_is_used_and_never_deleted(cloud: Cloud) -> No
     assert [one.name for one in cloud.clients.storage.list_blobs(cloud.wanted.bucket)] == ["x"]
 
 
-def test_instances_without_a_way_in_are_refused(cloud: Cloud) -> None:
+def test_instances_without_a_way_in_are_refused() -> None:
     """No address and no IAP: nobody could reach them."""
     with pytest.raises(InvalidRequest, match="IAP"):
-        Wanted.of(cloud.clients, external_address=False)
+        Wanted.of(Clients.connect(Settings(project="probe")), external_address=False)
 
 
 def test_the_command_plans_makes_and_removes(
