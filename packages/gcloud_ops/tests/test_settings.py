@@ -100,6 +100,7 @@ def test_named_file_must_exist(tmp_path: Path) -> None:
         ("ssh_user", "-root", "not an account"),
         ("ssh_user", "a b", "not an account"),
         ("bucket_location", "EU; drop", "not a location"),
+        ("iap", "sometimes", "none of auto, always, never"),
     ],
 )
 def test_bad_value_names_field_and_source(key: str, value: str, why: str) -> None:

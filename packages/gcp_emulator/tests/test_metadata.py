@@ -202,3 +202,16 @@ async def test_google_auth_finds_itself(guest: Guest) -> None:
     number = guest.client.cloud.state.project_number
     email = f"{number}-compute@developer.gserviceaccount.com"
     assert output.decode().split() == ["local", guest.instance.token, email]
+
+
+async def test_an_instance_without_an_external_address(client: Client) -> None:
+    """It is told of none."""
+    await client.template(networkInterfaces=[{}])
+    await client.group()
+    await client.create("quick-0001")
+    await client.settled(count=1)
+    guest = Guest(client, "quick-0001")
+    interface = "instance/network-interfaces/0"
+
+    assert await guest.ask(f"{interface}/ip") == guest.instance.address
+    await guest.ask(f"{interface}/access-configs/0/external-ip", status=404)

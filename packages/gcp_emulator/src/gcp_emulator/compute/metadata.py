@@ -159,7 +159,7 @@ class MetadataServers:
         number, email = self._state.project_number, instance.account
         account = {"aliases": ["default"], "email": email, "scopes": _scopes(instance)}
         accounts = {"default": account, email: account} if email else {}
-        outside = instance.external_address or ""
+        outside = instance.external_address
         scheduling = instance.properties.get("scheduling", {})
         spot = scheduling.get("provisioningModel") == "SPOT" or scheduling.get("preemptible")
         return {
@@ -181,7 +181,9 @@ class MetadataServers:
                 "name": instance.name,
                 "network-interfaces": [
                     {
-                        "access-configs": [{"external-ip": outside, "type": "ONE_TO_ONE_NAT"}],
+                        "access-configs": [{"external-ip": outside, "type": "ONE_TO_ONE_NAT"}]
+                        if outside
+                        else [],
                         "ip": instance.address,
                         "mtu": 1460,
                         "network": f"projects/{number}/networks/default",
