@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from gcloud_ops import groups, templates
+from gcloud_ops import groups, launching, templates
 from gcloud_ops.bucket import list_records, replace_record
 from gcloud_ops.clients import Clients
-from gcloud_ops.contract import timestamp
+from gcloud_ops.contract import Dispatch, timestamp
+from gcloud_ops.model import Sweep
 from gcloud_ops.settings import Settings
 from sinergym_tui.app import Console
 from sinergym_tui.fleet import Fleet
@@ -155,6 +156,13 @@ async def until_shown(pilot: Pilot[Any], *texts: str, seconds: float = 15) -> No
     await until(
         pilot, lambda: all(text in text_of(app) for text in texts), f"{texts}", seconds=seconds
     )
+
+
+def launch(clients: Clients, name: str, count: int = 2) -> None:
+    """Launch a sweep without the console, and give each its command over SSH."""
+    sweep = replace(Sweep.of_commands(name, ["true"] * count), dispatch=Dispatch.SSH)
+    *_, last = launching.launch(launching.plan(sweep, clients), clients)
+    assert last == launching.Launched(sent=count, failed=0, waiting=0)
 
 
 def write_record(clients: Clients, sweep: str, number: int, **members: object) -> str:

@@ -1,15 +1,18 @@
 """The console on a real local cloud, by keys."""
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from gcloud_ops import groups, launching, sweeps
 from gcloud_ops.clients import Clients
+from gcloud_ops.contract import timestamp
 from gcloud_ops.errors import InvalidRequest
 from gcloud_ops.model import ExperimentStatus, Sweep
 from gcloud_ops.settings import Settings
+from sinergym_tui import changes
 from sinergym_tui.app import Console
 from sinergym_tui.fleet import Fleet
 from sinergym_tui.screens.confirm import ConfirmScreen
@@ -19,6 +22,7 @@ from .conftest import (
     SIZES,
     LocalCloud,
     console,
+    launch,
     settings_for,
     text_of,
     until,
@@ -34,17 +38,20 @@ HOSTILE = (
 )
 
 
-def launch(clients: Clients, name: str, count: int = 2) -> None:
-    """Launch a sweep without the console."""
-    sweep = Sweep.of_commands(name, ["true"] * count)
-    *_, last = launching.launch(launching.plan(sweep, clients), clients)
-    assert last == launching.Launched(sent=count, failed=0, waiting=0)
+HOSTILE_TEXT = HOSTILE.decode(errors="replace")
+
+
+def assert_harmless(app: Console) -> None:
+    """No control character is on the screen, and what looks like markup is there as it is."""
+    shown = text_of(app)
+    assert not any(ord(sign) < 32 or 127 <= ord(sign) < 160 for sign in shown if sign != "\n")
 
 
 def sweep_file(folder: Path, name: str, text: str = "") -> Path:
     """A file with a sweep of two."""
     path = folder / f"{name}.yaml"
-    path.write_text(text or f"name: {name}\nexperiments:\n  - echo one\n  - echo two\n")
+    text = text or f"name: {name}\ndispatch: ssh\nexperiments:\n  - echo one\n  - echo two\n"
+    path.write_text(text)
     return path
 
 
@@ -68,10 +75,11 @@ async def test_a_sweep_is_launched_watched_and_read(
         assert groups.get_group(clients, name) is None
 
         await pilot.press("tab", "enter", "q")
-        await until_shown(pilot, "Leave while a launch is under way?")
+        await until_shown(pilot, "Leave while a change is under way?", f"launch {name}")
         await pilot.press("enter")  # Stay
-        await until_shown(pilot, "launched: 2 have their command", f"Experiments of {name}")
-        await until_shown(pilot, "◔ starting", "RUNNING")
+        await until_shown(pilot, "launched: 2 have their command", f"▸ {name}")
+        await pilot.press("enter")
+        await until_shown(pilot, f"sweeps › {name}", "◔ starting", "RUNNING")
 
         write_record(
             clients,
@@ -89,8 +97,9 @@ async def test_a_sweep_is_launched_watched_and_read(
         await until_shown(pilot, "▶ running", "██░░░  50% 1/2", "-212.5")
 
         # What the container prints, read over SSH from the VM.
-        await pilot.press("enter", "down")
-        await until_shown(pilot, f"Log of {name}-0002", "submit -- 'echo two'")
+        await pilot.press("down", "o")
+        await until_shown(pilot, f"{name} › {name}-0002 › log", "submit -- 'echo two'")
+        await pilot.press("escape")
 
         # What the bucket holds of one that has ended.
         write_log(clients, name, 1, 0, b"first line\nsecond line\n")
@@ -101,13 +110,19 @@ async def test_a_sweep_is_launched_watched_and_read(
                 name,
                 number,
                 state=state,
+                ended=timestamp(datetime.now(UTC)),
                 exit={"code": code, "signal": None, "kind": "error", "hint": "why it failed"},
             )
-        await until_shown(pilot, "✗ failed", "✓ finished", "2/2 1✗")
+        await until_shown(pilot, "✗ failed", "✓ finished", "✗ 1 failed")
         await pilot.press("up")
-        await until_shown(pilot, f"Log of {name}-0001", "exit 3: why it failed")
+        await until_shown(pilot, "exit 3: why it failed")
+        await pilot.press("enter")
+        await until_shown(pilot, "the program ended with an error", "read the end of its log")
+        await pilot.press("o")
         await until_shown(pilot, "first line", "second line", "third line", "the log's end")
         assert text_of(app).count("first line") == 1
+        await pilot.press("escape", "escape", "escape")
+        await until_shown(pilot, "2/2 1✗", "✗ failed")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +173,7 @@ async def test_a_running_sweep_is_cancelled_by_its_name_and_then_deleted(
     launch(clients, name)
     app = console(settings)
     async with app.run_test(size=size) as pilot:
-        await until_shown(pilot, f"Experiments of {name}", f"{name}-0002")
+        await until_shown(pilot, f"▸ {name}", "2 VMs")
         await pilot.press("c")
         await until_shown(pilot, f"Cancel sweep {name}?", "2 VMs", "2 unfinished experiments")
         await pilot.press("enter")
@@ -186,17 +201,26 @@ async def test_read_only_refuses_keys_and_core(settings: Settings, clients: Clie
     launch(clients, "kept")
     app = console(settings, read_only=True)
     async with app.run_test(size=(80, 24)) as pilot:
-        await until_shown(pilot, "read-only", "kept-0001")
-        await pilot.press("l", "c", "d")
+        await until_shown(pilot, "read-only", "▸ kept")
+        assert "Launch" not in text_of(app)
+        await pilot.press("l", "c", "d", "R")
         await pilot.pause()
         assert app.screen is app.screen_stack[0]
+        await pilot.press("question_mark")
+        await until_shown(pilot, "On this screen")
+        assert "Cancel the sweep" not in text_of(app)
     fleet = Fleet(clients, read_only=True)
     assert fleet.observe().sweeps[0].name == "kept"
+    plan = launching.plan(Sweep.of_commands("more", ["true"]), clients)
     for change in (
-        lambda: fleet.plan(Path("any.yaml")),
-        lambda: fleet.cancel("kept", on_step=print),
-        lambda: fleet.delete("kept", on_step=print),
-        lambda: fleet.launch(launching.plan(Sweep.of_commands("more", ["true"]), clients)),
+        lambda: changes.planned(fleet, Path("any.yaml")),
+        lambda: changes.cancel(fleet, "kept", (), print),
+        lambda: changes.cancel(fleet, "kept", ("kept-0001",), print),
+        lambda: changes.delete(fleet, "kept", print),
+        lambda: changes.launch(fleet, plan, print),
+        lambda: changes.resume(fleet, "kept", print),
+        lambda: changes.rerun(fleet, "kept", ("kept-0001",), print),
+        lambda: changes.restart_containers(fleet, "kept", ("kept-0001",), print),
     ):
         with pytest.raises(InvalidRequest, match="read-only"):
             change()
@@ -212,25 +236,35 @@ async def test_hostile_text_is_shown_as_text(
     launch(clients, name, 1)
     app = console(settings)
     async with app.run_test(size=size) as pilot:
-        await until_shown(pilot, f"{name}-0001")
+        await until_shown(pilot, f"▸ {name}")
         write_record(
             clients,
             name,
             1,
             state="failed",
-            exit={
-                "code": 1,
-                "signal": None,
-                "kind": "error",
-                "hint": HOSTILE.decode(errors="replace"),
-            },
+            versions={HOSTILE_TEXT: HOSTILE_TEXT},
+            exit={"code": 1, "signal": HOSTILE_TEXT, "kind": HOSTILE_TEXT, "hint": HOSTILE_TEXT},
         )
         write_log(clients, name, 1, 0, HOSTILE + b"x" * 100_000 + b"\nlast line\n")
-        await until_shown(pilot, "last line", "[red]markup[/] [/closing] [@click=app.quit]x[/]")
+        evil = "[red]markup[/] [/closing] [@click=app.quit]x[/]"
+        await pilot.press("enter")
+        await until_shown(pilot, "✗ failed", "link [red]markup")
+        assert_harmless(app)
+        await pilot.press("enter")
+        await until_shown(pilot, "timeline".capitalize(), "[@click=app.quit]x[/]")
+        assert_harmless(app)
+        await pilot.press("o")
+        await until_shown(pilot, "last line", evil)
+        await pilot.press("w", "t", "slash", *"[red]", "enter")
+        assert_harmless(app)
+        app.tell(HOSTILE_TEXT)
+        await until_shown(pilot, "[/closing]")
+        assert_harmless(app)
+        await pilot.press("escape", "escape", "escape", "escape")
+        await until_shown(pilot, "1 sweep")
         await pilot.press("c")
         await until_shown(pilot, f"Cancel sweep {name}?")
-        shown = text_of(app)
-        assert not any(ord(sign) < 32 or 127 <= ord(sign) < 160 for sign in shown if sign != "\n")
+        assert_harmless(app)
         assert app.return_code is None
 
 
@@ -243,14 +277,16 @@ async def test_an_interruption_keeps_what_is_shown_and_passes(tmp_path: Path) ->
         launch(Clients.connect(settings), "stays", 1)
         app = console(settings)
         async with app.run_test(size=(100, 30)) as pilot:
+            await until_shown(pilot, "▸ stays")
+            await pilot.press("enter")
             await until_shown(pilot, "stays-0001", "RUNNING")
             cloud.stop()
             await until_shown(pilot, "⚠", " old", "stays-0001", seconds=40)
-            assert app.screen.query_one("#experiments").has_class("-stale")
+            assert app.screen.query_one("#table").has_class("-stale")
             await pilot.press("down", "up", "question_mark", "escape")
             cloud.start()
             await until_shown(pilot, "updated 0s ago", seconds=40)
-            assert not app.screen.query_one("#experiments").has_class("-stale")
+            assert not app.screen.query_one("#table").has_class("-stale")
     finally:
         cloud.stop()
 
@@ -275,23 +311,22 @@ async def test_no_connection_is_said_and_tried_again() -> None:
 
 @SIZES
 @pytest.mark.slow
-async def test_help_zoom_and_palette(size: tuple[int, int], settings: Settings) -> None:
+async def test_help_and_palette(size: tuple[int, int], settings: Settings) -> None:
     """They come and go with a key."""
     app = console(settings)
     async with app.run_test(size=size) as pilot:
         await until_shown(pilot, "no sweeps yet")
         await pilot.press("question_mark")
-        await until_shown(pilot, "Launch a sweep from a file", "Ctrl+P")
+        await until_shown(pilot, "Keys · sweeps", "Launch a sweep; shows what it will create")
         await pilot.press("escape")
-        await pilot.press("tab", "tab", "z")
-        await until(pilot, lambda: "Sweeps" not in text_of(app), "the log alone")
-        await pilot.press("escape")
-        await until_shown(pilot, "Sweeps", "Experiments")
-        await pilot.press("escape", "escape")
-        assert app.focused is not None
-        assert app.focused.id == "sweeps"
         await pilot.press("ctrl+p", *"refr")
         await until_shown(pilot, "Look at the cloud now")
         await pilot.press("escape", "escape")
+        await pilot.press("ctrl+p", *"incid")
+        await until_shown(pilot, "Incidents (2)")
+        await pilot.press("down", "enter")
+        await until_shown(pilot, "incidents and messages")
+        await pilot.press("1")
+        await until_shown(pilot, "0 sweeps")
         await pilot.press("q")
     assert app.return_value == 0

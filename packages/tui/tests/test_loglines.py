@@ -56,11 +56,11 @@ def test_a_megabyte_without_line_feed_is_cut_with_a_mark() -> None:
 
 def test_a_feed_keeps_the_newest_lines_and_says_what_it_skipped() -> None:
     """A reader faster than the screen costs no memory."""
-    feed = LogFeed("quick-0001", keep=3)
+    feed = LogFeed(("quick-0001",), keep=3)
 
-    assert feed.put(["1", "2"])
-    assert not feed.put(["3", "4", "5"])
-    assert feed.take() == ["[… 2 lines skipped …]", "3", "4", "5"]
+    assert feed.put(0, ["1", "2"])
+    assert not feed.put(0, ["3", "4", "5"])
+    assert [line.text for line in feed.take()] == ["[… 2 lines skipped …]", "3", "4", "5"]
     assert feed.take() == []
-    assert feed.put(["6"])
-    assert feed.take() == ["6"]
+    assert feed.put(0, ["6"])
+    assert [line.text for line in feed.take()] == ["6"]

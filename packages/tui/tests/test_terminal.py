@@ -15,12 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from gcloud_ops import launching
 from gcloud_ops.clients import Clients
-from gcloud_ops.model import Sweep
 from gcloud_ops.settings import Settings
 
-from .conftest import write_log, write_record
+from .conftest import launch, write_log, write_record
 
 COMMAND = str(Path(sys.executable).with_name("sinergym-tui"))
 
@@ -84,8 +82,7 @@ def flags(settings: Settings) -> list[str]:
 @pytest.mark.slow
 def test_hostile_output_reaches_no_terminal(settings: Settings, clients: Clients) -> None:
     """No clipboard, title, link or erase sequence of a container's; the terminal is left clean."""
-    sweep = Sweep.of_commands("tty", ["true"])
-    list(launching.launch(launching.plan(sweep, clients), clients))
+    launch(clients, "tty", 1)
     evil = b"\x1b]52;c;aGVsbG8=\x07\x1b]0;evil title\x07\x1b[2J\x9b2J\x1b]8;;http://evil\x1b\\x"
     end = {"code": 1, "signal": None, "kind": "error", "hint": evil.decode("latin-1")}
     write_record(clients, "tty", 1, state="failed", exit=end)
@@ -93,6 +90,10 @@ def test_hostile_output_reaches_no_terminal(settings: Settings, clients: Clients
 
     ssh = {"GCLOUD_OPS_SSH_PORT": str(settings.ssh_port)}
     with terminal(*flags(settings), NO_COLOR="1", **ssh) as shown:
+        shown.until(lambda text: b"tty" in text and b"failed" in text, "the sweep")
+        shown.press(b"\r")
+        shown.until(lambda text: b"tty-0001" in text, "the experiment")
+        shown.press(b"o")
         shown.until(lambda text: b"the last line" in text, "the log")
         shown.press(b"q")
         shown.until(lambda text: b"\x1b[?1049l" in text, "the terminal is given back")
@@ -105,7 +106,7 @@ def test_hostile_output_reaches_no_terminal(settings: Settings, clients: Clients
 def test_leaving_waits_for_no_cloud(keys: bytes) -> None:
     """A cloud that doesn't answer holds up neither the first paint nor the end."""
     with terminal("--project", "nowhere", "--endpoint", "http://127.0.0.1:9") as shown:
-        shown.until(lambda text: b"Sweeps" in text and b"Quit" in text, "the first paint")
+        shown.until(lambda text: b"sweeps" in text and b"Quit" in text, "the first paint")
         shown.press(keys)
         assert shown.process.wait(10) == 0
 

@@ -3,7 +3,8 @@
 import pytest
 from textual.app import App, ComposeResult
 
-from sinergym_tui.rows import Cell, Column
+from sinergym_tui.views.cells import Cell, Column
+from sinergym_tui.views.logbook import LogLine
 from sinergym_tui.widgets.live_table import LiveTable
 from sinergym_tui.widgets.log_view import LogView
 
@@ -20,6 +21,19 @@ def rows(count: int, **changed: str) -> list[tuple[str, tuple[Cell, ...]]]:
         (f"a{n}", (Cell(f"a{n}"), Cell(changed.get(f"a{n}", "0")), Cell("[red]note[/]", "muted")))
         for n in range(count)
     ]
+
+
+type Rows = list[tuple[str, tuple[Cell, ...]]]
+
+
+def show(table: LiveTable, made: Rows) -> None:
+    """Show rows that are made already."""
+    table.show((key for key, _ in made), lambda index: made[index][1])
+
+
+def lines(*texts: str) -> list[LogLine]:
+    """Lines of one log."""
+    return [LogLine(0, None, text) for text in texts]
 
 
 def is_following(log: LogView) -> bool:
@@ -57,15 +71,15 @@ async def test_only_rows_that_changed_are_painted() -> None:
     """One cell of a thousand rows costs one line."""
     app = Stage()
     async with app.run_test(size=(80, 48)) as pilot:
-        app.table.show(rows(1000))
+        show(app.table, rows(1000))
         await pilot.pause()
         before = app.table.lines_painted
 
-        app.table.show(rows(1000))
+        show(app.table, rows(1000))
         await pilot.pause()
         assert app.table.lines_painted == before
 
-        app.table.show(rows(1000, a3="7", a900="8"))
+        show(app.table, rows(1000, a3="7", a900="8"))
         await pilot.pause()
         assert app.table.lines_painted == before + 1
         assert any("a3" in line and "7" in line for line in app.text.splitlines())
@@ -75,17 +89,17 @@ async def test_the_cursor_stays_with_its_row() -> None:
     """Rows that come and go above it don't move the choice to another experiment."""
     app = Stage()
     async with app.run_test(size=(80, 24)) as pilot:
-        app.table.show(rows(5))
+        show(app.table, rows(5))
         await pilot.press("down", "down")
         assert app.table.key == "a2"
 
-        app.table.show(list(reversed(rows(8))))
+        show(app.table, list(reversed(rows(8))))
         await pilot.pause()
         assert app.table.key == "a2"
 
-        app.table.show(rows(1))
+        show(app.table, rows(1))
         assert app.table.key == "a0"
-        app.table.show([])
+        show(app.table, [])
         assert app.table.key == ""
         await pilot.pause()
         assert "nothing" in app.text
@@ -95,7 +109,7 @@ async def test_the_cursor_is_always_in_sight() -> None:
     """Moving far scrolls the table; the header stays above."""
     app = Stage()
     async with app.run_test(size=(80, 24)) as pilot:
-        app.table.show(rows(500))
+        show(app.table, rows(500))
         await pilot.pause()
         for keys, key in ((("end",), "a499"), (("home",), "a0"), (("pagedown",) * 3, "a30")):
             await pilot.press(*keys)
@@ -103,17 +117,17 @@ async def test_the_cursor_is_always_in_sight() -> None:
             assert app.table.key == key
             shown = app.text.splitlines()
             assert shown[0].strip().startswith("Name")
-            assert any(line.startswith("› ") and key in line for line in shown)
+            assert any(line.startswith("▸ ") and key in line for line in shown)
 
 
 async def test_a_scrollbar_takes_its_room_from_the_columns() -> None:
     """No title is cut when there are suddenly more rows than fit."""
     app = Stage()
     async with app.run_test(size=(36, 24)) as pilot:
-        app.table.show(rows(5))
+        show(app.table, rows(5))
         await pilot.pause()
         assert "Note" in app.text
-        app.table.show(rows(500))
+        show(app.table, rows(500))
         await pilot.pause()
         assert "…" not in app.text.splitlines()[0]
         assert "…" not in app.text.splitlines()[1]
@@ -123,7 +137,7 @@ async def test_cells_are_no_markup() -> None:
     """Brackets are shown as they are."""
     app = Stage()
     async with app.run_test(size=(80, 24)) as pilot:
-        app.table.show(rows(2))
+        show(app.table, rows(2))
         await pilot.pause()
         assert "[red]note[/]" in app.text
 
@@ -132,7 +146,7 @@ async def test_a_click_puts_the_cursor_on_a_row() -> None:
     """The mouse works too."""
     app = Stage()
     async with app.run_test(size=(80, 24)) as pilot:
-        app.table.show(rows(5))
+        show(app.table, rows(5))
         await pilot.pause()
         await pilot.click("#table", offset=(4, 4))
         assert app.table.key == "a3"
@@ -144,7 +158,7 @@ async def test_the_log_follows_until_somebody_scrolls_up() -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         log = app.log_view
         log.focus()
-        log.append([f"line {n}" for n in range(100)])
+        log.append(lines(*(f"line {n}" for n in range(100))))
         await pilot.pause()
         assert "line 99" in app.text
 
@@ -152,18 +166,18 @@ async def test_the_log_follows_until_somebody_scrolls_up() -> None:
         await pilot.pause()
         assert not is_following(log)
         seen = app.text
-        log.append(["later"] * 50)
+        log.append(lines(*["later"] * 50))
         await pilot.pause()
         assert app.text.splitlines()[12:20] == seen.splitlines()[12:20]
 
         await pilot.press("end")
         await pilot.pause()
         assert is_following(log)
-        log.append(["the newest"])
+        log.append(lines("the newest"))
         await pilot.pause()
         assert "the newest" in app.text
 
-        await pilot.press("f")
+        log.follow(False)
         assert not is_following(log)
 
 
@@ -173,18 +187,18 @@ async def test_the_log_is_bounded_and_stays_where_it_is_read() -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         log = app.log_view
         log.focus()
-        log.append([f"line {n}" for n in range(1000)])
+        log.append(lines(*(f"line {n}" for n in range(1000))))
         await pilot.pause()
         await pilot.press("pageup", "pageup")
         await pilot.pause()
-        top = log.lines[int(log.scroll_y)]
+        top = log.lines_in_sight()[0]
 
         for n in range(1000, 1400, 10):
-            log.append([f"line {m}" for m in range(n, n + 10)])
+            log.append(lines(*(f"line {m}" for m in range(n, n + 10))))
         await pilot.pause()
 
-        assert len(log.lines) <= 1100
-        assert log.lines[int(log.scroll_y)] == top
+        assert len(log.book) <= 1100
+        assert log.lines_in_sight()[0] == top
 
 
 @pytest.mark.slow
@@ -193,7 +207,7 @@ async def test_a_line_that_is_longer_than_the_panel_is_marked() -> None:
     app = Stage()
     async with app.run_test(size=(80, 24)) as pilot:
         app.log_view.focus()
-        app.log_view.append(["x" * 100 + "END"])
+        app.log_view.append(lines("x" * 100 + "END"))
         await pilot.pause()
         assert f"{'x' * 70}" in app.text
         assert "›" in app.text

@@ -38,7 +38,8 @@ MOST_LOGS = 64
 
 _LISTED_EVERY = 4.0  # seconds between two listings of all sweeps
 _OTHERS_EVERY = 6.0  # seconds between two looks at a running sweep that isn't selected
-_ADDRESSES_EVERY = 20.0  # seconds between two listings of the selected sweep's instances
+_ADDRESSES_EVERY = 60.0  # seconds between two listings of the selected sweep's instances
+_ADDRESSES_SOON = 4.0  # the same while there are instances whose address isn't known
 _LOG_LINES = 20_000  # of the histories of all logs that are read together
 _LOG_RETRY = 2.0  # seconds until the next try to read a log when the cloud doesn't answer
 
@@ -221,7 +222,10 @@ class Fleet:
             self._look_for_addresses(looked, seen)
 
     def _look_for_addresses(self, looked: _Looked, seen: Snapshot) -> None:
-        if not seen.group_exists or looked.at - looked.instances_at < _ADDRESSES_EVERY:
+        up = [row.id for row in seen.rows if row.member is not None and row.member.is_up]
+        all_known = all(name in looked.instances for name in up)
+        pause = _ADDRESSES_EVERY if all_known else _ADDRESSES_SOON
+        if not up or looked.at - looked.instances_at < pause:
             return
         from gcloud_ops import instances
 

@@ -10,6 +10,7 @@ from sinergym_tui.fleet import Fleet
 from sinergym_tui.jobs import Job
 from sinergym_tui.screens.confirm import ConfirmScreen
 from sinergym_tui.screens.launch import LaunchScreen
+from sinergym_tui.views.cells import plural
 from sinergym_tui.views.sweeps import SweepState
 from sinergym_tui.workers import FleetWork, Tell
 
@@ -54,15 +55,15 @@ def ask_to_cancel(console: "Console", state: SweepState, experiments: Sequence[s
         console.tell("nothing to cancel: all of them have ended")
         return
     if experiments:
-        question = f"Cancel {_count(len(unfinished))} of sweep {state.name}?"
+        question = f"Cancel {plural(len(unfinished), 'experiment')} of sweep {state.name}?"
         touches = [*_named(unfinished), "their VMs go; their results stay in the bucket"]
-        title = f"cancel {_count(len(unfinished))} of {state.name}"
+        title = f"cancel {plural(len(unfinished), 'experiment')} of {state.name}"
     else:
         count = len(unfinished) if state.snapshot else state.summary.experiments
         question, title = f"Cancel sweep {state.name}?", f"cancel {state.name}"
         touches = [
             *_instances_line(state),
-            f"{count} unfinished experiments are marked as cancelled",
+            f"{plural(count, 'unfinished experiment')} marked as cancelled",
             "what has finished, and all results, stay in the bucket",
         ]
 
@@ -139,7 +140,7 @@ def ask_to_rerun(console: "Console", state: SweepState, experiments: Sequence[st
         return
     touches = [
         *_named(ended),
-        f"{len(ended)} VMs are made again, and cost until they have ended",
+        f"{plural(len(ended), 'VM')} made again, at a cost until the end of each",
         "each goes on from its last checkpoint, where it has one",
     ]
 
@@ -150,9 +151,9 @@ def ask_to_rerun(console: "Console", state: SweepState, experiments: Sequence[st
         console,
         state,
         work,
-        question=f"Run {_count(len(ended))} of sweep {state.name} again?",
+        question=f"Run {plural(len(ended), 'experiment')} of sweep {state.name} again?",
         touches=touches,
-        title=f"rerun {_count(len(ended))} of {state.name}",
+        title=f"rerun {plural(len(ended), 'experiment')} of {state.name}",
         yes="Rerun them",
     )
 
@@ -180,9 +181,9 @@ def ask_to_restart(console: "Console", state: SweepState, experiments: Sequence[
         console,
         state,
         work,
-        question=f"Restart the containers of {_count(len(up))} of sweep {state.name}?",
+        question=f"Restart the containers of {plural(len(up), 'experiment')} of sweep {state.name}?",
         touches=touches,
-        title=f"restart {_count(len(up))} of {state.name}",
+        title=f"restart {plural(len(up), 'experiment')} of {state.name}",
         yes="Restart them",
     )
 
@@ -222,11 +223,7 @@ def _named(experiments: Sequence[str]) -> list[str]:
     return [*experiments[:_LISTED], *([f"and {more} more"] if more > 0 else [])]
 
 
-def _count(number: int) -> str:
-    return "1 experiment" if number == 1 else f"{number} experiments"
-
-
 def _instances_line(state: SweepState) -> list[str]:
     if not state.has_instances:
         return []
-    return [f"its instance group with {state.instance_count} VMs is removed"]
+    return [f"its instance group with {plural(state.instance_count, 'VM')} is removed"]

@@ -151,7 +151,6 @@ class ConsoleScreen(Screen[None]):
         crumbs = [Cell(place, "" if self.crumbs else "strong")]
         crumbs += [Cell(one_line(crumb)) for crumb in self.crumbs[:-1]]
         crumbs += [Cell(one_line(crumb), "strong") for crumb in self.crumbs[-1:]]
-        update_line(self.query_one("#crumbs", Static), styled(crumbs, " › "))
         age = age_text(view.taken, now)
         if view.trouble:
             words = f"⚠ {age} old" if view.taken else "⚠ no answer"
@@ -161,7 +160,14 @@ class ConsoleScreen(Screen[None]):
             words = f"updated {age} ago · {took}" if view.taken else ""
             update_line(said, Content(console.said))
         where = console.where
-        update_line(fresh, Content(f"{where} · {words}" if words else where))
+        # Where one is counts more than which cloud it is: that gives way first.
+        room = self.size.width - 5 - sum(len(crumb.text) + 3 for crumb in crumbs)
+        full = f"{where} · {words}" if words else where
+        short = words or where
+        update_line(fresh, Content(full if len(full) <= room else short))
+        if len(crumbs) > 2 and len(short) > room:
+            crumbs = [Cell("…"), *crumbs[-2:]]
+        update_line(self.query_one("#crumbs", Static), styled(crumbs, " › "))
         fresh.set_class(bool(view.trouble), "-stale")
         said.set_class(bool(view.trouble), "-trouble")
 

@@ -16,7 +16,7 @@ from sinergym_tui.screens.changing import (
 )
 from sinergym_tui.screens.sweep import SweepScreen
 from sinergym_tui.screens.table import TableScreen
-from sinergym_tui.views.cells import Cell, money_text
+from sinergym_tui.views.cells import Cell, money_text, plural
 from sinergym_tui.views.sweep import EXPERIMENT_COLUMNS, experiment_cells, experiment_rows
 from sinergym_tui.views.sweeps import (
     SWEEP_COLUMNS,
@@ -91,9 +91,11 @@ class SweepsScreen(TableScreen[SweepState]):
         facts = [state.facts for state in states if state.facts]
         running = sum(each.running for each in facts)
         instances = sum(state.instance_count for state in states)
-        cells = [Cell(f"{len(states)} sweeps", "strong")]
-        cells.append(Cell(f"▶ {running} experiments running", "busy" if running else "muted"))
-        cells.append(Cell(f"{instances} VMs", "strong" if instances else "muted"))
+        cells = [Cell(plural(len(states), "sweep"), "strong")]
+        cells.append(
+            Cell(f"▶ {plural(running, 'experiment')} running", "busy" if running else "muted")
+        )
+        cells.append(Cell(plural(instances, "VM"), "strong" if instances else "muted"))
         if costs := [each.cost.spent for each in facts if each.cost]:
             cells.append(Cell(f"{money_text(sum(costs))} so far"))
         return cells

@@ -23,6 +23,7 @@ __all__ = [
     "fit_columns",
     "money_text",
     "number_text",
+    "plural",
     "sparkline",
 ]
 
@@ -130,12 +131,17 @@ def count_text(value: float) -> str:
     if not isfinite(value):
         return "-"
     if abs(value) < 10:
-        return f"{value:.2g}"
+        return f"{value:.2g}" if abs(value) >= 0.001 else "0"
     for unit in ("", "k", "M", "G"):
         if abs(value) < 999.5:
             return f"{value:.0f}{unit}" if abs(value) >= 10 else f"{value:.1f}{unit}"
         value /= 1000
     return f"{value:.0f}T"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 sweep`, `2 sweeps`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def money_text(dollars: float | None) -> str:

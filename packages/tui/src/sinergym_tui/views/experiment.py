@@ -120,7 +120,10 @@ def curve_of(table: bytes) -> Curve | None:
     Its columns are those of the logger's keys:
     https://stable-baselines3.readthedocs.io/en/master/common/logger.html
     """
-    rows = list(csv.DictReader(io.StringIO(table.decode("utf-8", errors="replace"))))
+    try:
+        rows = list(csv.DictReader(io.StringIO(table.decode("utf-8", errors="replace"))))
+    except csv.Error:
+        return None
     for column, what in _CURVES:
         points = [
             (step, value)

@@ -71,7 +71,7 @@ def arrange[T](
     empty: list[T] = []
     for row in found:
         key = value(row, order.column)
-        if key is None or key == "":
+        if key is None or key == "" or key != key:  # noqa: PLR0124  # also what is no number
             empty.append(row)
         else:
             # Numbers and words never meet in comparison: a runner may write either.

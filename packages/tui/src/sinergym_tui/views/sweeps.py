@@ -9,7 +9,7 @@ from gcloud_ops.contract import Progress, Record
 from gcloud_ops.model import ExperimentStatus, Instance, Observation, Snapshot, SweepSummary
 from gcloud_ops.text import one_line
 from sinergym_tui.trails import Trail
-from sinergym_tui.views.cells import Cell, Column, Tone, age_text, bar, money_text
+from sinergym_tui.views.cells import Cell, Column, Tone, age_text, bar, money_text, plural
 
 __all__ = [
     "STATUS_LOOK",
@@ -164,7 +164,7 @@ def sweep_cells(state: SweepState, now: datetime) -> tuple[Cell, ...]:
         Cell(one_line(state.name), "strong"),
         Cell(word, tone),
         _done(state),
-        Cell(bar(facts.fraction) if facts else "", "busy" if tone == "busy" else ""),
+        Cell(bar(facts.fraction) if facts else "", tone if tone in {"busy", "good"} else ""),
         _count(facts.running if facts else None, "busy"),
         _count(facts.bad if facts else None, "bad"),
         Cell(str(instances) if state.has_instances else "-", "" if instances else "muted"),
@@ -179,13 +179,13 @@ def summary_cells(state: SweepState) -> list[Cell]:
     """One sweep in a line: how many of what, how far, what it costs."""
     seen, facts = state.snapshot, state.facts
     if seen is None or facts is None:
-        return [Cell(f"{state.summary.experiments} experiments", "strong")]
-    cells = [Cell(f"{facts.total} experiments", "strong")]
+        return [Cell(plural(state.summary.experiments, "experiment"), "strong")]
+    cells = [Cell(plural(facts.total, "experiment"), "strong")]
     cells.append(Cell(bar(facts.fraction), "busy" if facts.done < facts.total else ""))
     for status, count in seen.counts.items():
         sign, tone = STATUS_LOOK[status]
         cells.append(Cell(f"{sign} {count} {status}", tone))
-    cells.append(Cell(f"{facts.instances} VMs" if state.has_instances else "no VMs", "muted"))
+    cells.append(Cell(plural(facts.instances, "VM") if state.has_instances else "no VMs", "muted"))
     if facts.cost:
         to_be = facts.cost.projected
         of = f" of {money_text(to_be)}" if to_be is not None and facts.done < facts.total else ""
