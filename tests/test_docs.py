@@ -48,7 +48,7 @@ def test_the_api_page_is_one_script_that_runs(
     )
 
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "Launched(sent=2, failed=0, waiting=0)" in done.stdout
+    assert "Launched(sent=2, failed=0, waiting=0, at_boot=True)" in done.stdout
 
 
 def command_lines() -> list[tuple[str, str]]:
