@@ -409,6 +409,31 @@ def test_the_command_says_it_with_its_exit_code(
     assert template["advice"]
 
 
+def test_a_launch_that_can_not_be_makes_nothing(
+    cloud: Clients,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What doesn't fit into the quota is said before anything is made, also by --dry-run."""
+    run = runner(surroundings_of(cloud.settings), monkeypatch, capsys)
+    launch = ("sweep", "launch", "--name", "large", "--command", "x", "--command", "y")
+    ask(cloud, "quotas", {"metric": "INSTANCES", "limit": 1, "region": REGION})
+    ask(cloud, "stats", method="DELETE")
+    try:
+        dry = run(*launch, "--dry-run", "--output", "json")
+        ended = run(*launch)
+    finally:
+        ask(cloud, "quotas", {"metric": "INSTANCES", "limit": None, "region": REGION})
+    assert dry.code == 4
+    assert dry.json
+    assert "INSTANCES: needs 2, 1 of 1 are left" in dry.err
+    assert ended.code == 2
+    assert "--yes" in ended.err
+    calls: dict[str, int] = ask(cloud, "stats")["calls"]
+    assert not [name for name in calls if name.split(".")[-1] in CHANGES]
+    assert run(*launch, "--dry-run").code == 0
+
+
 def test_no_credentials_is_the_one_thing_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Google nothing else can be asked then; expired ones are told with the remedy."""
 

@@ -3,10 +3,14 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gcloud_ops.cli.app import GivenSession
+from gcloud_ops.cli.app import GivenSession, Session
 
-__all__ = ["doctor"]
+if TYPE_CHECKING:
+    from gcloud_ops.model import Sweep
+
+__all__ = ["doctor", "may_launch"]
 
 
 def doctor(file: Path | None = None, /, *, session: GivenSession) -> int:
@@ -44,3 +48,25 @@ def doctor(file: Path | None = None, /, *, session: GivenSession) -> int:
     warnings = sum(one.level == "warning" for one in found)
     output.say(f"{len(found)} findings: {problems} problems, {warnings} warnings")
     return output.ExitCode.EXPERIMENTS_FAILED if problems else output.ExitCode.DONE
+
+
+def may_launch(session: Session, sweep: "Sweep", *, asks: bool, yes: bool) -> bool:
+    """Tell what would stop a sweep at once; whether it is to be launched.
+
+    Args:
+        session: Where to look.
+        sweep: The sweep.
+        asks: Whether to ask about what may pass by itself: quota, which others give back.
+        yes: The answer, given beforehand.
+    """
+    from gcloud_ops import doctor as examining
+    from gcloud_ops.cli import output
+    from gcloud_ops.text import one_line
+
+    found = examining.blocking(session.clients, sweep)
+    for finding in found:
+        output.say(one_line(f"{finding.name}: {finding.message} ({finding.advice})", limit=1000))
+    if any(not finding.may_pass for finding in found):
+        return False
+    question = "Launch all the same? What finds no place waits, and is shown with the reason."
+    return not found or (asks and output.confirm(question, yes=yes))

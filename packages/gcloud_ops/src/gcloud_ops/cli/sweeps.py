@@ -116,6 +116,7 @@ def sweep_launch(
     from gcloud_ops import launching
     from gcloud_ops.cli import live, output
     from gcloud_ops.cli.alerts import ensure_alerts, prepare_alerts
+    from gcloud_ops.cli.doctor import may_launch
 
     described = terms.over(_describe(session, file, name, command, new_name=new_name), session)
     if alert_each is not None:
@@ -123,10 +124,11 @@ def sweep_launch(
     to = prepare_alerts(session, alert)
     planned = launching.plan(described, session.clients, source=Path.cwd())
     live.tell_plan(planned)
-    if dry_run:
-        if session.common.output == "json":
-            sys.stdout.write(output.dump(output.plan_json(planned)))
-        return output.ExitCode.DONE
+    is_good = may_launch(session, planned.sweep, asks=not dry_run, yes=yes)
+    if dry_run and session.common.output == "json":
+        sys.stdout.write(output.dump(output.plan_json(planned)))
+    if dry_run or not is_good:
+        return output.ExitCode.DONE if is_good else output.ExitCode.REFUSED
     _tell_tracking_server(session, planned)
     if session.settings.is_google and sys.stdin.isatty() and sys.stderr.isatty():
         question = f"Launch {planned.instances} instances on Google Cloud?"

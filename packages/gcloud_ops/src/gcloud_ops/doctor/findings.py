@@ -1,11 +1,13 @@
 """What a check finds."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from gcloud_ops.errors import GcloudOpsError, PermissionDenied
 
-__all__ = ["Finding", "Level", "ok", "problem", "unseen", "warning"]
+__all__ = ["QUOTA", "Finding", "Level", "ok", "problem", "unseen", "warning"]
+
+QUOTA: Final = "quota"
 
 type Level = Literal["ok", "warning", "problem"]
 
@@ -22,6 +24,11 @@ class Finding:
     """What was found, in one line."""
     advice: str = ""
     """What to do about it; "" where nothing has to be done."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it may pass by itself, as quota does that others give back."""
+        return self.name == QUOTA
 
 
 def ok(name: str, message: str) -> Finding:

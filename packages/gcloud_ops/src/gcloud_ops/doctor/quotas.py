@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gcloud_ops.doctor.facts import Facts, Machine
-from gcloud_ops.doctor.findings import Finding, ok, problem, warning
+from gcloud_ops.doctor.findings import QUOTA, Finding, ok, problem, warning
 from gcloud_ops.prices import shape
 
 __all__ = ["Quota", "Shortage", "needed", "quota", "short"]
 
-_NAME = "quota"
 _ASK = "ask for more in the console under IAM & Admin, Quotas, or take another region (--zone)"
 
 
@@ -114,20 +113,20 @@ def quota(facts: Facts) -> Iterator[Finding]:
         words = "; ".join(
             f"{kind}: {', '.join(map(str, missing))}" for kind, missing in shortages.items()
         )
-        yield problem(_NAME, f"not enough for {what}: {words}", _advice(shortages.values()))
+        yield problem(QUOTA, f"not enough for {what}: {words}", _advice(shortages.values()))
     elif fitting[0] != types[0]:
         words = ", ".join(map(str, shortages[types[0]]))
-        yield warning(_NAME, f"{enough} as {fitting[0]}, not as {types[0]}: {words}", _ASK)
+        yield warning(QUOTA, f"{enough} as {fitting[0]}, not as {types[0]}: {words}", _ASK)
     else:
         unknown = [kind for kind in types if shape(kind) is None]
         if unknown:
             yield warning(
-                _NAME,
+                QUOTA,
                 f"{enough}, but for CPUs: how many {', '.join(unknown)} has is not known here",
                 "compare it yourself: `gcloud compute regions describe " + facts.region + "`",
             )
         else:
-            yield ok(_NAME, f"{enough}, as {fitting[0]}")
+            yield ok(QUOTA, f"{enough}, as {fitting[0]}")
 
 
 def _needs(
