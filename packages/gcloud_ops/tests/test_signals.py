@@ -364,7 +364,7 @@ def test_a_command_that_was_not_handed_over_is_signalled(
         )
         with urllib.request.urlopen(request, timeout=10) as reply:
             assert reply.status == 200
-        sweep = Sweep.of_commands("unheard", ["true"])
+        sweep = Sweep.of_commands("unheard", ["true"], dispatch=Dispatch.SSH)
         list(launching.launch(launching.plan(sweep, clients), clients, patience=1.0))
 
     (ended,) = monitoring.labels(EXPERIMENT_FINISHED, "unheard")
