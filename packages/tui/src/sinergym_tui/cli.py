@@ -42,13 +42,18 @@ def console(
         endpoint: Another cloud than Google's, such as http://127.0.0.1:8080.
         read_only: Look, and change nothing.
     """
+    from textual.theme import BUILTIN_THEMES
+
     from gcloud_ops.errors import GcloudOpsError
     from gcloud_ops.settings import Settings
     from sinergym_tui.app import Console
+    from sinergym_tui.config import console_file, read_config
 
     flags = {"project": project, "zone": zone, "bucket": bucket, "endpoint": endpoint}
     try:
         settings = Settings.load(flags=flags)
+        named = "SINERGYM_TUI_CONFIG" in os.environ
+        config = read_config(console_file(), themes=BUILTIN_THEMES, required=named)
     except GcloudOpsError as error:
         print(f"sinergym-tui: {error}", file=sys.stderr)
         return 2
@@ -65,7 +70,7 @@ def console(
         tell("connecting …")
         return Fleet.connect(chosen, read_only=read_only)
 
-    return _run(Console(connect, read_only=read_only, folder=Path.cwd()))
+    return _run(Console(connect, read_only=read_only, folder=Path.cwd(), config=config))
 
 
 def _run(console: "Console") -> int:

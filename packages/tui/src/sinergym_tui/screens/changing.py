@@ -177,13 +177,14 @@ def ask_to_restart(console: "Console", state: SweepState, experiments: Sequence[
     def work(fleet: Fleet, tell: Tell) -> str:
         return changes.restart_containers(fleet, state.name, up, tell)
 
+    those = plural(len(up), "experiment")
     _ask(
         console,
         state,
         work,
-        question=f"Restart the containers of {plural(len(up), 'experiment')} of sweep {state.name}?",
+        question=f"Restart the containers of {those} of sweep {state.name}?",
         touches=touches,
-        title=f"restart {plural(len(up), 'experiment')} of {state.name}",
+        title=f"restart {those} of {state.name}",
         yes="Restart them",
     )
 
