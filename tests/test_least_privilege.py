@@ -1,134 +1,114 @@
-"""The trainers' account: a sweep needs all that it may do; who steals its token has no more."""
+"""What `gcloud-ops setup` lets the trainers' account do is enough for an experiment, and no more.
 
-import json
+The instances have no public address either: whoever looks at them comes through IAP.
+"""
+
+import asyncio
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any
 
 import pytest
-from google.oauth2.credentials import Credentials
 from tests.clouds import OwnCloud
 
-from gcloud_ops import bucket, groups, launching, setting_up, sweeps, templates
-from gcloud_ops.clients import Clients
+from gcloud_ops import groups, instances, launching, setting_up, ssh, sweeps
 from gcloud_ops.contract import Dispatch
-from gcloud_ops.errors import GcloudOpsError, PermissionDenied
-from gcloud_ops.local import LOCAL_IMAGE
+from gcloud_ops.errors import GcloudOpsError
 from gcloud_ops.model import Sweep
-from gcloud_ops.objects import list_blobs, read_object
-from gcloud_ops.resources import Place, ProjectPolicy
-from gcloud_ops.resources.trainers import RUNNER_PERMISSIONS, account_email
-from gcloud_ops.setting_up import Wanted
-from gcp_emulator.iam.enforcing import permission_of
+from gcloud_ops.resources.trainers import RUNNER_PERMISSIONS, account_email, role_name
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-
-ZONES = ("europe-west1-b", "europe-west1-c")
+LEAVE = "compute.instanceGroupManagers.update"
 
 
 @pytest.fixture(scope="module")
 def cloud(
     tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
 ) -> Iterator[OwnCloud]:
-    """A local cloud that is set up, whose runners are real and held to their account's roles."""
-    folder = tmp_path_factory.mktemp("cloud")
-    started = OwnCloud(folder, {**environment, "SINERGYM_SIGNAL_SECONDS": "30"}, engine="process")
-    wanted = Wanted.of(started.clients, image=LOCAL_IMAGE)
-    assert setting_up.up(started.clients, wanted, tell=_silent).is_complete
-    yield started
-    started.stop()
-
-
-@pytest.mark.parametrize("zones", [(), ZONES], ids=["one zone", "several zones"])
-def test_a_sweep_takes_the_permissions_of_the_role_and_no_others(
-    cloud: OwnCloud, zones: tuple[str, ...]
-) -> None:
-    """Records, signals and the group's end; then what Compute Engine was asked is compared."""
-    clients = cloud.clients
-    name = "wide" if zones else "narrow"
-    sweep = Sweep.of_commands(name, ["true", "exit 3", "true"], dispatch=Dispatch.BOOT)
-    sweep = replace(sweep, zones=zones)
-    list(launching.launch(launching.plan(sweep, clients), clients))
-    _forget_calls(cloud)
-    # From here on only the VMs call Compute Engine: this looks into the bucket, and the emulator.
-    _until(lambda: not cloud.ask("status")["groups"], "the group is gone")
-    calls = {one for one in cloud.calls() if one.startswith("compute.")}
-
-    records = bucket.list_records(clients, clients.settings.bucket_name, name)
-    assert sorted(one.state for one in records.values()) == ["failed", "finished", "finished"]
-    assert not [one.silent_because for one in records.values() if one.silent_because]
-    marker, _ = read_object(
-        clients, clients.settings.bucket_name, f"{name}/finished.json", resource="marker"
+    """A cloud that really runs containers, set up by us."""
+    fast = ("--boot-seconds", "0.1", "--pull-seconds", "0.05")
+    made = OwnCloud(tmp_path_factory.mktemp("privilege"), environment, *fast, engine="process")
+    wanted = setting_up.Wanted(
+        template="hidden",
+        bucket=made.settings.bucket_name,
+        location="EU",
+        image="europe-docker.pkg.dev/local/i/trainer:9",
+        iap=True,
+        external_address=False,
     )
-    assert json.loads(marker)["written"] is True
-    assert sweeps.status(name, clients).is_gone
-    used = {permission_of(one) for one in calls}
-    assert used <= set(RUNNER_PERMISSIONS)
-    unused = set(RUNNER_PERMISSIONS) - used
-    assert unused <= {"compute.zoneOperations.get", "compute.regionOperations.get"}
+    setting_up.up(made.clients, wanted, tell=lambda _event: None)
+    yield made
+    made.stop()
 
 
-def test_a_stolen_token_opens_one_bucket_and_no_machine(cloud: OwnCloud) -> None:
-    """It makes no VM, reads no other's data, and gives nobody a role."""
-    ours = cloud.clients
-    email = account_email(ours.project)
-    thief = _of(ours, _token(cloud, email))
-    ours.storage.create_bucket("somebody-elses").blob("secret").upload_from_string("x")
-    spec = templates.TemplateSpec(name="miner", image="example/miner:1", service_account=email)
-    where: dict[str, Any] = {"project": ours.project, "zone": ours.zone}
-    policy = ProjectPolicy(Place(thief))
-    refused: tuple[Callable[[], Any], ...] = (
-        lambda: templates.create_template(thief, spec),
-        lambda: groups.create_group(thief, "mine", ours.settings.template, metadata={}, labels={}),
-        lambda: thief.read_all("instances", thief.instances.list, **where),
-        lambda: thief.change("i", thief.instances.delete_unary, **where, instance="any"),
-        lambda: thief.change(
-            "f",
-            thief.firewalls.insert_unary,
-            project=ours.project,
-            firewall_resource={"name": "f"},
-        ),
-        lambda: list_blobs(thief, "somebody-elses", "name"),
-        lambda: read_object(thief, "somebody-elses", "secret", resource="secret"),
-        policy.read,
-        lambda: policy.write({"bindings": []}),
-        lambda: _token(cloud, "mlflow-tracking-sa@x.iam.gserviceaccount.com", thief),
-    )
-    for one in refused:
-        with pytest.raises(GcloudOpsError) as caught:
-            one()
-        assert isinstance(caught.value, PermissionDenied), caught.value
-    # What it can do is in docs/security.md: the sweeps' own bucket.
-    assert list_blobs(thief, ours.settings.bucket_name, "name") is not None
-
-
-def _token(cloud: OwnCloud, email: str, caller: Clients | None = None) -> str:
-    iam = (caller or cloud.clients).api("iamcredentials", "v1").projects().serviceAccounts()
-    request = iam.generateAccessToken(
-        name=f"projects/-/serviceAccounts/{email}",
-        body={"scope": ["https://www.googleapis.com/auth/cloud-platform"]},
-    )
-    return str((caller or cloud.clients).execute("token", request)["accessToken"])
-
-
-def _of(clients: Clients, token: str) -> Clients:
-    return Clients(clients.settings, credentials=Credentials(token))  # type: ignore[no-untyped-call]
-
-
-def _silent(news: object) -> None:
-    """Nobody is told."""
-
-
-def _forget_calls(cloud: OwnCloud) -> None:
-    request = urllib.request.Request(f"{cloud.endpoint}/emulator/stats", method="DELETE")
-    with urllib.request.urlopen(request, timeout=30):
+def launched(cloud: OwnCloud, name: str) -> None:
+    """Launch one experiment, which reads its command at boot."""
+    sweep = Sweep.of_commands(name, ["echo done"], template="hidden", dispatch=Dispatch.BOOT)
+    for _ in launching.launch(launching.plan(sweep, cloud.clients), cloud.clients):
         pass
 
 
-def _until(look: Callable[[], bool], what: str) -> None:
+def eventually(look: Callable[[], object], what: str) -> None:
+    """Look until it is so."""
     deadline = time.monotonic() + 60
     while not look():
-        assert time.monotonic() < deadline, f"{what}: not within a minute"
-        time.sleep(0.1)
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+def permit(cloud: OwnCloud, *permissions: str) -> None:
+    """Let the custom role have these permissions only."""
+    roles = cloud.clients.api("iam", "v1").projects().roles()
+    name = role_name(cloud.clients.project)
+    body = {"includedPermissions": list(permissions)}
+    request = roles.patch(name=name, body=body, updateMask="includedPermissions")
+    cloud.clients.execute("role", request)
+
+
+@pytest.mark.slow
+def test_the_role_is_enough_and_each_part_counts(cloud: OwnCloud) -> None:
+    """An experiment ends without a trace; without one permission its VM stays, and says why."""
+    launched(cloud, "enough")
+    eventually(lambda: sweeps.status("enough", cloud.clients).is_gone, "the sweep is still there")
+    (row,) = sweeps.status("enough", cloud.clients).rows
+    assert str(row.status) == "finished"
+    properties = cloud.clients.read(
+        "template hidden",
+        cloud.clients.templates.get,
+        project=cloud.clients.project,
+        instance_template="hidden",
+    ).properties
+    assert [one.email for one in properties.service_accounts] == [
+        account_email(cloud.clients.project)
+    ]
+
+    permit(cloud, *(one for one in RUNNER_PERMISSIONS if one != LEAVE))
+    launched(cloud, "stays")
+    name = "stays-0001"
+    said = f"Required '{LEAVE}' permission"
+    eventually(lambda: said in log_of(cloud, name), "it does not say which permission it lacks")
+    (row,) = sweeps.status("stays", cloud.clients).rows
+    assert row.record is not None
+    assert row.record.is_final
+    found = instances.get_instance(cloud.clients, name)
+    assert found is not None
+    assert (found.status, found.external_address) == ("RUNNING", "")
+
+    permit(cloud, *RUNNER_PERMISSIONS)
+    sweeps.cancel("stays", cloud.clients)
+    assert groups.get_group(cloud.clients, "stays") is None
+
+
+def log_of(cloud: OwnCloud, instance: str) -> str:
+    """What an instance's containers have printed, read over SSH; "" while that can't be had."""
+
+    async def read() -> str:
+        found = instances.get_instance(cloud.clients, instance)
+        if found is None:
+            return ""
+        keys = instances.host_keys(cloud.clients, instance)
+        async with ssh.reach(cloud.clients, found, keys) as connection:
+            return (await connection.run("docker logs sinergym")).stdout
+
+    try:
+        return asyncio.run(read())
+    except GcloudOpsError:
+        return ""
