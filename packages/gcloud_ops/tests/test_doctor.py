@@ -356,6 +356,50 @@ def test_instances_without_addresses_need_iap(cloud: Clients) -> None:
         templates.delete_template(cloud, "private")
 
 
+def test_who_may_not_use_iap_is_told(cloud: Clients) -> None:
+    """Only where it is needed."""
+    spec = templates.TemplateSpec(name="private", image=IMAGE, external_address=False)
+    templates.create_template(cloud, spec)
+    sweep = replace(_sweep(1), template="private")
+    try:
+        with acting_as(cloud, "viewer", "roles/viewer") as caller:
+            found = _examined(caller, sweep)
+            public = _examined(caller)
+    finally:
+        templates.delete_template(cloud, "private")
+    name = "permission for SSH through IAP"
+    assert found[name].level == "warning"
+    assert "roles/iap.tunnelResourceAccessor" in found[name].advice
+    assert name not in public
+
+
+def test_a_bucket_that_the_instances_may_not_write(cloud: Clients) -> None:
+    """Another one than was set up: nothing of the experiments would arrive."""
+    cloud.storage.create_bucket("not-granted", location="europe-west1")
+    try:
+        found = _examined(cloud, replace(_sweep(1), bucket="not-granted"))
+    finally:
+        cloud.storage.bucket("not-granted").delete()
+    role = found["instances' role on the bucket"]
+    assert role.level == "problem"
+    assert "setup --bucket not-granted" in role.advice
+    assert _examined(cloud)["instances' role on the bucket"].level == "ok"
+
+
+def test_a_key_that_others_can_read(cloud: Clients) -> None:
+    """It is refused at each connection, so it is said before; a missing one is no fault."""
+    key = cloud.settings.ssh_key
+    loose = key.with_name("loose")
+    loose.write_bytes(key.read_bytes())
+    loose.chmod(0o644)
+    found = _examined(Clients(replace(cloud.settings, ssh_key=loose)))["SSH key"]
+    assert found.level == "problem"
+    assert "chmod 600" in found.message
+    absent = Clients(replace(cloud.settings, ssh_key=key.with_name("absent")))
+    assert _examined(absent)["SSH key"].level == "ok"
+    assert not absent.settings.ssh_key.exists()
+
+
 def test_the_tracking_server_and_its_secret(cloud: Clients, answers: Answers) -> None:
     """It answers or doesn't; a secret that nobody made would leave the trainers without login."""
     answers.say((200, "OK"))

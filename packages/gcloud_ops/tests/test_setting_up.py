@@ -176,6 +176,23 @@ def test_killed_within_each_step_it_goes_on(cloud: Cloud) -> None:
     assert cloud.calls() == {}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("reason", "said"), [("forbidden", "ask for the role roles/"), ("quotaExceeded", "quota")]
+)
+def test_each_refusal_is_one_line_and_taken_on_from(fresh: Cloud, reason: str, said: str) -> None:
+    """Each change is refused once: one line says what to do, and the next `up` goes on."""
+    for method in CHANGES[1:]:
+        if method.startswith("monitoring."):
+            continue
+        fresh.fault(method, status=403, reason=reason, message="Not you", count=1)
+        with pytest.raises(GcloudOpsError, match=said) as caught:
+            up(fresh.clients, fresh.wanted, tell=_silent)
+        assert "\n" not in str(caught.value)
+        assert caught.value.resource
+    assert up(fresh.clients, fresh.wanted, tell=_silent).is_complete
+
+
 def test_what_somebody_changed_is_mended_or_reported(cloud: Cloud) -> None:
     """More permissions are taken away, and missing ones given; a template is for people."""
     up(cloud.clients, cloud.wanted, tell=_silent)

@@ -46,8 +46,10 @@ def examine(clients: Clients, *, sweep: Sweep | None = None) -> Iterator[Finding
         ("permission to act as the instances' account", permissions.acting),
         ("image", places.image),
         ("bucket", places.bucket),
+        ("instances' role on the bucket", places.bucket_roles),
         ("quota", quotas.quota),
         ("SSH", places.ssh),
+        ("SSH key", places.key),
         ("tracking server", places.tracking),
         ("alerts", places.channels),
     )

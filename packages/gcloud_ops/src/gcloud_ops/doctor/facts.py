@@ -1,7 +1,7 @@
 """What several checks look at: each is asked for once, whoever needs it first."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -15,7 +15,7 @@ from gcloud_ops.startup import ContainerSpec, container_of
 if TYPE_CHECKING:
     from google.cloud import compute_v1
 
-__all__ = ["Facts", "Machine"]
+__all__ = ["Facts", "Machine", "roles_of"]
 
 _TOLD_BY: Final = {
     "machine": "template",
@@ -55,7 +55,7 @@ class Facts:
     def __init__(self, clients: Clients, sweep: Sweep | None) -> None:
         self.clients = clients
         self.sweep = sweep
-        self._place = Place(clients)
+        self.place = Place(clients)
         self._lock = threading.Lock()
         self._asked: dict[str, Future[Any]] = {}
 
@@ -97,7 +97,7 @@ class Facts:
 
     def policy(self) -> dict[str, Any]:
         """The project's policy."""
-        return self._once("policy", lambda: cast(Policy, ProjectPolicy(self._place)).read())
+        return self._once("policy", lambda: cast(Policy, ProjectPolicy(self.place)).read())
 
     def machine(self) -> Machine:
         """The template that the sweep's instances are made of."""
@@ -147,3 +147,12 @@ class Facts:
             except BaseException as error:
                 future.set_exception(error)
         return cast("T", future.result())
+
+
+def roles_of(policy: Mapping[str, Any], email: str) -> Iterable[str]:
+    """The roles that a policy gives to an account, without conditions."""
+    return (
+        binding["role"]
+        for binding in policy.get("bindings", [])
+        if not binding.get("condition") and f"serviceAccount:{email}" in binding.get("members", [])
+    )

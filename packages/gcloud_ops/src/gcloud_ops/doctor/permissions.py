@@ -1,10 +1,10 @@
 """Who we are and what we may do: credentials, project, APIs, permissions; and what the VMs may."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from gcloud_ops.clients import Clients
-from gcloud_ops.doctor.facts import Facts
+from gcloud_ops.doctor.facts import Facts, roles_of
 from gcloud_ops.doctor.findings import Finding, ok, problem, warning
 from gcloud_ops.errors import CredentialsMissing, NotFound
 from gcloud_ops.resources.trainers import (
@@ -212,7 +212,7 @@ def _held(purpose: str, missing: list[str]) -> Finding:
 
 def _roles(facts: Facts, email: str) -> Iterator[Finding]:
     name, project = "roles of the instances' account", facts.clients.project
-    held = set(_roles_of(facts.policy(), email))
+    held = set(roles_of(facts.policy(), email))
     broad = held.intersection(_BROAD)
     if broad:
         yield warning(
@@ -255,12 +255,3 @@ def _lacking(facts: Facts, role: str) -> list[str]:
         found = {}
     has = set() if found.get("deleted") else set(found.get("includedPermissions", []))
     return [one for one in RUNNER_PERMISSIONS if one not in has]
-
-
-def _roles_of(policy: Mapping[str, Any], email: str) -> Iterable[str]:
-    """The roles that a policy gives to an account, without conditions."""
-    return (
-        binding["role"]
-        for binding in policy.get("bindings", [])
-        if not binding.get("condition") and f"serviceAccount:{email}" in binding.get("members", [])
-    )

@@ -8,19 +8,39 @@ from gcloud_ops import alerts, registry
 from gcloud_ops.clients import CALL_TIMEOUT
 from gcloud_ops.compute import last_part
 from gcloud_ops.contract import Dispatch
-from gcloud_ops.doctor.facts import Facts, Machine
+from gcloud_ops.doctor.facts import Facts, Machine, roles_of
 from gcloud_ops.doctor.findings import Finding, ok, problem, warning
 from gcloud_ops.errors import NotFound
 from gcloud_ops.iap import RELAY_ADDRESSES
+from gcloud_ops.resources import BucketPolicy
+from gcloud_ops.resources.trainers import BUCKET_ROLE, account_email
+from gcloud_ops.ssh import public_key_line
 from gcloud_ops.tracking import SERVER
 
-__all__ = ["bucket", "channels", "image", "needs_iap", "ssh", "template", "tracking"]
+__all__ = [
+    "bucket",
+    "bucket_roles",
+    "channels",
+    "image",
+    "key",
+    "needs_iap",
+    "ssh",
+    "template",
+    "tracking",
+]
 
 _SETUP: Final = "`gcloud-ops setup`"
 _PLATFORM: Final = "https://www.googleapis.com/auth/cloud-platform"
 _COS: Final = "/cos-cloud/"
 _SMALLEST_DISK: Final = 20
 _OBJECTS: Final = tuple(f"storage.objects.{verb}" for verb in ("create", "delete", "get", "list"))
+_WRITING: Final = (
+    BUCKET_ROLE,
+    "roles/storage.objectAdmin",
+    "roles/storage.admin",
+    "roles/editor",
+    "roles/owner",
+)
 _MULTI: Final = {"eu": "europe", "us": "us", "asia": "asia"}
 """Multi-regions, and how the regions in them begin."""
 _CONNECT_SECONDS: Final = 3.0
@@ -99,6 +119,39 @@ def bucket(facts: Facts) -> Iterator[Finding]:
     yield from amiss
     if not amiss and not missing:
         yield ok(name, f"gs://{facts.bucket} in {str(found.location).lower()}")
+
+
+def bucket_roles(facts: Facts) -> Iterator[Finding]:
+    """Whether the instances' account may write to the bucket."""
+    name, email = "instances' role on the bucket", facts.account()
+    if not email:
+        return
+    try:
+        policy = BucketPolicy(facts.place, facts.bucket).read()
+    except NotFound:
+        return  # `bucket` says so
+    held = {*roles_of(policy, email), *roles_of(facts.policy(), email)}
+    writing = held.intersection(_WRITING)
+    if writing:
+        yield ok(name, f"{email} may write to gs://{facts.bucket}")
+        return
+    tell = problem if email == account_email(facts.clients.project) else warning
+    yield tell(
+        name,
+        f"{email} has no role that we know to let it write to gs://{facts.bucket}: no record, "
+        "log or result of its instances would arrive",
+        f"{_SETUP.rstrip('`')} --bucket {facts.bucket}` grants {BUCKET_ROLE}",
+    )
+
+
+def key(facts: Facts) -> Iterator[Finding]:
+    """Whether the SSH key on this machine can be used; a missing one is made when needed."""
+    path = facts.clients.settings.ssh_key
+    if not path.exists():
+        yield ok("SSH key", f"{path} is made at the first use")
+        return
+    public_key_line(facts.clients.settings)
+    yield ok("SSH key", str(path))
 
 
 def needs_iap(facts: Facts) -> bool:
