@@ -24,38 +24,32 @@ from gcloud_ops.errors import (
 )
 from gcloud_ops.model import Instance, Sweep
 
-from .conftest import eventually, inert_cloud, settings_of
+from .conftest import eventually
 
 PORT = 7007
 
 
 @pytest.fixture(scope="module")
-def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
-    """Clients of a cloud of its own: firewall rules are for all of it."""
-    with inert_cloud(tmp_path_factory.mktemp("iap")) as cloud:
-        yield Clients.connect(settings_of(cloud, tmp_path_factory.mktemp("key") / "id_ed25519"))
-
-
-@pytest.fixture(scope="module")
-def instance(clients: Clients) -> Instance:
+def instance(clients: Clients) -> Iterator[Instance]:
     """An instance without a public address, with our key on it."""
     spec = templates.TemplateSpec(
         name="inside", image="europe-docker.pkg.dev/local/s/trainer:1", external_address=False
     )
     templates.create_template(clients, spec)
     line = ssh.public_key_line(clients.settings)
-    labels = {"sinergym-sweep": "hosts"}
-    groups.create_group(clients, "hosts", "inside", metadata={"ssh-keys": line}, labels=labels)
-    groups.create_instances(clients, "hosts", ["hosts-0001"])
+    labels = {"sinergym-sweep": "indoors"}
+    groups.create_group(clients, "indoors", "inside", metadata={"ssh-keys": line}, labels=labels)
+    groups.create_instances(clients, "indoors", ["indoors-0001"])
 
     def found() -> Instance | None:
-        keys = instances.host_keys(clients, "hosts-0001")
-        one = instances.get_instance(clients, "hosts-0001")
+        keys = instances.host_keys(clients, "indoors-0001")
+        one = instances.get_instance(clients, "indoors-0001")
         return one if keys and one and one.status == "RUNNING" else None
 
     instance = eventually(found, "an instance")
     assert instance is not None
-    return instance
+    yield instance
+    groups.delete_group(clients, "indoors")
 
 
 def ask(clients: Clients, path: str, body: Any) -> Any:
@@ -232,7 +226,7 @@ async def test_iap_answers_no_websocket(
 
 async def test_where_nobody_is(clients: Clients, instance: Instance) -> None:
     """An instance that is not there, a port without a program, a program that says nothing."""
-    gone = await refusal(clients, replace(instance, name="hosts-0002"))
+    gone = await refusal(clients, replace(instance, name="indoors-0002"))
     allowed = [{"I_p_protocol": "tcp", "ports": [str(PORT)]}]
     with rule(clients, "nobody", allowed=allowed):
         closed = await refusal(clients, instance)

@@ -1,8 +1,5 @@
 """Each way in which Google refuses our calls, over the wire, and what we say of it."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -478,17 +475,15 @@ def test_an_operation_that_is_refused(
         "Account has been deleted",
     ],
 )
-def test_credentials_that_have_expired(tmp_path: Path, answers: Answers, said: str) -> None:
+def test_credentials_that_have_expired(answers: Answers, said: str) -> None:
     """The grant of the default credentials is refused, where tokens are made of it."""
     answers.say((400, {"error": "invalid_grant", "error_description": said}))
-    file = tmp_path / "adc.json"
     content = {
         "type": "authorized_user",
         "client_id": "id",
         "client_secret": "s",
         "refresh_token": "r",
     }
-    file.write_text(json.dumps(content))
     from google.oauth2.credentials import Credentials
 
     credentials = Credentials.from_authorized_user_info(content)  # type: ignore[no-untyped-call]
@@ -503,22 +498,15 @@ def test_credentials_that_have_expired(tmp_path: Path, answers: Answers, said: s
     assert [path for _, path, _ in answers.requests] == ["/token"]
 
 
-def test_a_file_of_credentials_that_is_none(tmp_path: Path) -> None:
+def test_a_file_of_credentials_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Default credentials that can't be read are said to be that, and nothing is sent."""
     file = tmp_path / "adc.json"
     file.write_text("{}")
-    code = (
-        "import os, sys; from gcloud_ops.clients import Clients; from gcloud_ops import groups; "
-        "from gcloud_ops.errors import CredentialsMissing; from gcloud_ops.settings import "
-        "Settings\n"
-        "try: groups.list_groups(Clients.connect(Settings(project='lab')))\n"
-        "except CredentialsMissing as error: print(error)"
-    )
-    environment = {"GOOGLE_APPLICATION_CREDENTIALS": str(file), "PATH": "/usr/bin:/bin"}
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
 
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    with pytest.raises(errors.GcloudOpsError) as caught:
+        groups.list_groups(Clients.connect(Settings(project="lab")))
 
-    assert LOGIN in done.stdout
-    assert done.stdout.count("\n") == 1
+    check(caught.value, errors.CredentialsMissing, LOGIN)
