@@ -68,12 +68,42 @@ class OwnCloud:
         counted: dict[str, int] = self.ask("stats")["calls"]
         return counted
 
-    def ask(self, path: str, body: Any = None) -> Any:
+    def befall(self, instance: str, fault: str, **more: float | bool) -> None:
+        """Let an instance suffer: ``preempt``, ``kill``, ``hang-ssh``... (the emulator's README).
+
+        Raises:
+            urllib.error.HTTPError: It is not there, or it is ending.
+        """
+        self.ask(f"instances/{instance}/{fault}", more)
+
+    def limit(self, capacity: int | None, **counted: str | bool) -> None:
+        """How many instances can run at once: all, or of a `zone`, a `machine_type`, `spot`."""
+        self.ask("capacity", {"capacity": capacity, **counted})
+
+    def quota(self, metric: str, limit: float | None, *, region: str = "") -> None:
+        """Change a quota of a region, or of the project; None: as it was at first."""
+        self.ask("quotas", {"metric": metric, "limit": limit, "region": region})
+
+    def hurry(self, speed: float, *, repair: bool = True) -> None:
+        """Let ``maxRunDuration`` of instances to come pass so much faster.
+
+        Args:
+            speed: 60 makes a second of a minute.
+            repair: Whether groups make those whose time is over anew.
+        """
+        self.ask("run-duration", {"speed": speed, "repair": repair})
+
+    def forget_faults(self) -> None:
+        """Let no fault wait for its call any more."""
+        self.ask("faults", verb="DELETE")
+
+    def ask(self, path: str, body: Any = None, *, verb: str | None = None) -> Any:
         """Read, or with a body post, one of the emulator's own pages."""
         request = urllib.request.Request(
             f"{self.endpoint}/emulator/{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
+            method=verb,
         )
         with urllib.request.urlopen(request, timeout=30) as reply:
             return json.load(reply)

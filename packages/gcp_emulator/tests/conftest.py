@@ -18,7 +18,7 @@ import aiohttp
 import jsonschema
 import pytest
 
-from gcp_emulator.compute.state import Instance
+from gcp_emulator.compute.nouns import Instance
 from gcp_emulator.server import LocalCloud
 
 ZONE = "europe-west1-b"

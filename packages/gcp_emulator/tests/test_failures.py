@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gcp_emulator.compute.nouns import Instance
 from gcp_emulator.compute.power import MakeMachine
-from gcp_emulator.compute.state import Instance
 from gcp_emulator.server import LocalCloud
 
 from .conftest import GROUPS, ZONE, Client, Machines, StandIn, until

@@ -355,10 +355,14 @@ async def test_unknown_machine_type_shows_in_the_attempt(client: Client) -> None
     await client.done(await client.call("DELETE", f"{GROUPS}/quick"))
 
 
-async def test_thousand_members_are_listed_fast(client: Client, cloud: LocalCloud) -> None:
-    """A group at Google's limit: one unpaged listing in less than 150 ms."""
+async def test_thousand_members_are_fast(client: Client, cloud: LocalCloud) -> None:
+    """At Google's limit: created in less than a second, and listed in less than 60 ms."""
     await client.template()
-    await client.group(size=1000)
+    await client.group()
+    body = {"instances": [{"name": f"quick-{number:04d}"} for number in range(1_000)]}
+    started = time.monotonic()
+    await client.call("POST", f"{GROUPS}/quick/createInstances", body)
+    assert time.monotonic() - started < 1.0
 
     async def all_up() -> bool:
         members = next(iter(cloud.state.groups.values())).members.values()
@@ -367,9 +371,9 @@ async def test_thousand_members_are_listed_fast(client: Client, cloud: LocalClou
     await until(all_up, 20.0)
     url = f"{cloud.endpoint}/compute/v1/projects/local/{GROUPS}/quick/listManagedInstances"
     seconds = []
-    for _ in range(3):
+    for _ in range(5):
         started = time.monotonic()
         async with client.session.post(url) as reply:
             assert len((await reply.json())["managedInstances"]) == 1000
         seconds.append(time.monotonic() - started)
-    assert min(seconds) < 0.150
+    assert min(seconds) < 0.060

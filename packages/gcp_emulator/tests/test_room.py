@@ -189,7 +189,14 @@ async def test_faults_reach_their_machine(client: Client, machines: Machines) ->
     await client.call("POST", f"{root}/hang-ssh", {"on": False})
     assert machines.of("quick-1").faults[-2:] == [("disk-full", True), ("hang-ssh", False)]
     assert len(machines.of("quick-1").faults) == 6
+    await client.call("POST", f"{root}/refuse-ssh", {"seconds": 0.01})
+
+    async def relieved() -> bool:
+        return machines.of("quick-1").faults[-1] == ("refuse-ssh", False)
+
+    await until(relieved)
     await client.call("POST", f"{root}/fire", {}, status=400)
+    await client.call("POST", f"{root}/hang-ssh", {"seconds": -1}, status=400)
     await client.call("POST", f"{root}/hang-ssh", {"on": "yes"}, status=400)
     await client.call("POST", "/emulator/instances/nobody/kill", {}, status=404)
 

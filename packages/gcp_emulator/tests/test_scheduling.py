@@ -128,14 +128,14 @@ async def test_preemption_ends_as_the_instance_says(
 
 async def test_a_run_that_is_over(client: Client, cloud: LocalCloud, machines: Machines) -> None:
     """At its end it is deleted with its grace, and made anew with as much time again."""
-    cloud.lifecycle.run_speed = 3600 / 0.4
+    cloud.lifecycle.mishaps.run_speed = 3600 / 0.4
     cloud.lifecycle.grace_seconds = 5.0
     member = await one(client, **HOUR)
     instance = await client.get(f"{INSTANCES}/quick-1")
     told = instance["resourceStatus"]["scheduling"]["terminationTimestamp"]
     assert member["scheduling"]["terminationTimestamp"] == told
     assert instance["scheduling"]["maxRunDuration"] == {"seconds": "3600"}
-    cloud.lifecycle.run_speed = 1.0
+    cloud.lifecycle.mishaps.run_speed = 1.0
 
     async def anew() -> bool:
         return bool((await client.members())["quick-1"].get("id", member["id"]) != member["id"])
@@ -158,9 +158,9 @@ async def test_a_run_that_is_over_for_good(client: Client) -> None:
 
 async def test_a_deleted_instance_has_no_end(client: Client, cloud: LocalCloud) -> None:
     """One that was deleted in time is not ended again, nor is its successor."""
-    cloud.lifecycle.run_speed = 3600 / 0.3
+    cloud.lifecycle.mishaps.run_speed = 3600 / 0.3
     await one(client, **HOUR)
-    cloud.lifecycle.run_speed = 1.0
+    cloud.lifecycle.mishaps.run_speed = 1.0
     await client.done(await client.remove("quick-1"))
     await client.create("quick-1")
     member = (await client.settled(count=1))["quick-1"]

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from gcp_emulator.compute.metadata import MetadataServers
-from gcp_emulator.compute.state import Instance, Machine
+from gcp_emulator.compute.nouns import Instance, Machine
 from gcp_emulator.server import LocalCloud
 
 from .conftest import INSTANCES, ZONE, Client, Machines, until

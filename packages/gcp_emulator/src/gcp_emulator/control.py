@@ -24,13 +24,15 @@ POST   /emulator/instances/NAME/FAULT        what befalls one instance, now:
                                              instanceTerminationAction says)
            expire                            as when it has run as long as it may
            kill                              its host fails: all is gone, no process is told
-           refuse-ssh {"on": true | false}   new SSH connections are closed at once, or again not
-           hang-ssh {"on": true | false}     they are accepted, and nothing is said, or again it is
+           refuse-ssh                        new SSH connections are closed at once
+           hang-ssh                          they are accepted, and nothing is said
            cut-ssh                           all SSH connections are cut
            kill-container                    SIGKILL to all programs of its containers
-           disk-full {"on": true | false}    its containers can't write to files any more
-                                             (RLIMIT_FSIZE: EFBIG, where a full disk says ENOSPC;
-                                             files that are mapped or written by others are spared)
+           disk-full                         its containers can't write to files any more
+                                             (RLIMIT_FSIZE: EFBIG, where a full disk says ENOSPC,
+                                             and files that are there can't be written either)
+                                             refuse-ssh, hang-ssh, disk-full: {"seconds": 5},
+                                             after which they end, or {"on": false}: now.
                                              A clock can't be skewed: all share this machine's.
 POST   /emulator/iap/cut                     cut all connections of IAP's relay: {"cut": 2}
 POST   /emulator/shutdown                    end the cloud
@@ -46,8 +48,10 @@ from aiohttp import web
 from gcp_emulator.compute import catalog
 from gcp_emulator.compute.capacity import Stock
 from gcp_emulator.compute.lifecycle import Lifecycle
+from gcp_emulator.compute.nouns import MACHINE_FAULTS, Instance, Machine
 from gcp_emulator.compute.operations import noun_of
-from gcp_emulator.compute.state import MACHINE_FAULTS, Instance, State, not_found
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import not_found
 from gcp_emulator.faults import Faults, parse_fault
 from gcp_emulator.replies import GoogleError, Json, json_body, json_response
 
@@ -241,29 +245,36 @@ class Control:
     async def _run_duration(self, request: web.Request) -> web.Response:
         del request
         lifecycle = self._lifecycle
-        return json_response({"speed": lifecycle.run_speed, "repair": lifecycle.repairs_expired})
+        return json_response(
+            {"speed": lifecycle.mishaps.run_speed, "repair": lifecycle.mishaps.repairs_expired}
+        )
 
     async def _set_run_duration(self, request: web.Request) -> web.Response:
         body = await json_body(request, any_type=True)
-        speed = body.get("speed", self._lifecycle.run_speed)
-        repair = body.get("repair", self._lifecycle.repairs_expired)
+        speed = body.get("speed", self._lifecycle.mishaps.run_speed)
+        repair = body.get("repair", self._lifecycle.mishaps.repairs_expired)
         if type(speed) not in (int, float) or speed <= 0 or not isinstance(repair, bool):
             raise _wrong("speed: a number above 0, for instances to come; repair: true or false")
-        self._lifecycle.run_speed, self._lifecycle.repairs_expired = float(speed), repair
+        self._lifecycle.mishaps.run_speed, self._lifecycle.mishaps.repairs_expired = (
+            float(speed),
+            repair,
+        )
         return await self._run_duration(request)
 
     async def _befall(self, request: web.Request) -> web.Response:
         name, fault = request.match_info["name"], request.match_info["fault"]
         body = await json_body(request, any_type=True)
-        grace, on = body.get("grace", 30), body.get("on", True)
-        if not isinstance(grace, int | float) or not 0 <= grace <= 600:
-            raise _wrong("grace: seconds, within 0..600")
+        grace, seconds, on = body.get("grace", 30), body.get("seconds"), body.get("on", True)
+        for name_of, given in (("grace", grace), ("seconds", seconds)):
+            if given is not None and (type(given) not in (int, float) or not 0 <= given <= 600):
+                raise _wrong(f"{name_of}: seconds, within 0..600")
         if not isinstance(on, bool):
             raise _wrong("on: true or false")
+        mishaps = self._lifecycle.mishaps
         ends: dict[str, Callable[[Instance], Coroutine[None, None, None]]] = {
-            "preempt": functools.partial(self._lifecycle.preempt, grace=float(grace)),
-            "expire": self._lifecycle.expire,
-            "kill": self._lifecycle.fail_host,
+            "preempt": functools.partial(mishaps.preempt, grace=float(grace)),
+            "expire": mishaps.expire,
+            "kill": mishaps.fail_host,
         }
         if fault not in (*ends, *MACHINE_FAULTS):
             raise _wrong(f"{fault}: unknown; use {', '.join((*ends, *MACHINE_FAULTS))}")
@@ -275,12 +286,17 @@ class Control:
             message = f"instance {name} is {instance.status}: no {fault}"
             raise GoogleError(400, "resourceNotReady", message)
         if fault in ends:
-            task = asyncio.create_task(ends[fault](instance))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._begin(ends[fault](instance))
         elif instance.machine is not None:
             await instance.machine.suffer(fault, on=on)
+            if on and seconds is not None:
+                self._begin(_relieve(instance.machine, fault, seconds))
         return json_response({"name": name, "id": instance.id, "grace": grace, "on": on})
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def _cut_iap(self, request: web.Request) -> web.Response:
         del request
@@ -290,6 +306,12 @@ class Control:
         del request
         self._shut_down()
         return json_response({"ending": True})
+
+
+async def _relieve(machine: Machine, fault: str, seconds: float) -> None:
+    """End a fault after a while."""
+    await asyncio.sleep(seconds)
+    await machine.suffer(fault, on=False)
 
 
 def _wrong(message: str) -> GoogleError:

@@ -11,7 +11,8 @@ from typing import Final
 from aiohttp import web
 
 from gcp_emulator.compute.firewall import allows
-from gcp_emulator.compute.state import Instance, State
+from gcp_emulator.compute.nouns import Instance
+from gcp_emulator.compute.state import State
 from gcp_emulator.iam.callers import is_permitted
 from gcp_emulator.network.entrances import Entrance
 from gcp_emulator.network.ports import opened

@@ -44,7 +44,7 @@ class GoogleError(Exception):
         self.message = message
         self.domain = domain
         self.headers = dict(headers or {})
-        self.details = tuple(details)
+        self.details: Sequence[Json] = tuple(details)
 
     def to_json(self) -> Json:
         """The body of the reply."""

@@ -37,10 +37,12 @@ from gcp_emulator.compute.instances import Instances
 from gcp_emulator.compute.lifecycle import Lifecycle
 from gcp_emulator.compute.metadata import MetadataServers
 from gcp_emulator.compute.networks import Networks
+from gcp_emulator.compute.nouns import Instance, Machine
 from gcp_emulator.compute.operations import Operations
 from gcp_emulator.compute.power import MakeMachine, Sites
 from gcp_emulator.compute.rest import Rest
-from gcp_emulator.compute.state import Instance, Machine, State, now
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import now
 from gcp_emulator.control import Control
 from gcp_emulator.docker.engine import make_engine
 from gcp_emulator.docker.manifests import Images

@@ -10,12 +10,12 @@ from typing import Final
 from aiohttp import web
 
 from gcp_emulator.compute import catalog
+from gcp_emulator.compute.nouns import Address
 from gcp_emulator.compute.operations import Operation, Operations
 from gcp_emulator.compute.properties import check_fingerprint, label_items
 from gcp_emulator.compute.rest import Rest, Shelf
-from gcp_emulator.compute.state import (
-    Address,
-    State,
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import (
     already_exists,
     check_name,
     fingerprint,

@@ -9,20 +9,12 @@ from gcp_emulator.compute import catalog
 from gcp_emulator.compute.capacity import Capacity
 from gcp_emulator.compute.lifecycle import template_link
 from gcp_emulator.compute.listing import page
+from gcp_emulator.compute.nouns import GLOBAL, Template
 from gcp_emulator.compute.operations import Operation, Operations, noun_of
 from gcp_emulator.compute.properties import template_properties
 from gcp_emulator.compute.rest import Rest, Shelf, listed, place_of
-from gcp_emulator.compute.state import (
-    GLOBAL,
-    State,
-    Template,
-    already_exists,
-    check_name,
-    in_use,
-    new_id,
-    not_found,
-    now,
-)
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import already_exists, check_name, in_use, new_id, not_found, now
 from gcp_emulator.replies import Json, api, json_response
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from gcp_emulator.compute import catalog
+from gcp_emulator.compute.nouns import Instance, disks_of
 from gcp_emulator.compute.scheduling import is_spot
-from gcp_emulator.compute.state import Instance, State, disks_of
+from gcp_emulator.compute.state import State
 from gcp_emulator.replies import GoogleError, Json
 
 _HELP: Final = "https://cloud.google.com/compute/docs/resource-error"

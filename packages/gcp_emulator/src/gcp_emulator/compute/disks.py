@@ -6,9 +6,11 @@ stays if it is not to be deleted automatically; what stays costs, until somebody
 
 from aiohttp import web
 
+from gcp_emulator.compute.nouns import Disk
 from gcp_emulator.compute.operations import Operation, Operations
 from gcp_emulator.compute.rest import Rest, Shelf
-from gcp_emulator.compute.state import Disk, State, in_use
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import in_use
 from gcp_emulator.replies import Json, api
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from gcp_emulator.compute.state import check_name, invalid
+from gcp_emulator.compute.wording import check_name, invalid
 from gcp_emulator.replies import GoogleError, Json
 
 __all__ = ["allows", "checked_rule"]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gcp_emulator.compute.state import check_name, invalid
+from gcp_emulator.compute.wording import check_name, invalid
 from gcp_emulator.replies import GoogleError, Json
 
 

@@ -3,8 +3,10 @@
 from collections import Counter
 
 from gcp_emulator.compute.lifecycle import template_link
+from gcp_emulator.compute.nouns import Group, Member
 from gcp_emulator.compute.operations import noun_of
-from gcp_emulator.compute.state import Group, Member, State, fingerprint
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import fingerprint
 from gcp_emulator.replies import Json
 
 _ACTIONS = {

@@ -15,21 +15,12 @@ from gcp_emulator.compute import group_bodies as bodies
 from gcp_emulator.compute.group_views import group_json, member_json
 from gcp_emulator.compute.lifecycle import Lifecycle
 from gcp_emulator.compute.listing import parse_filter
+from gcp_emulator.compute.nouns import GROUP_LIMIT, REGIONAL_LIMIT, Group, Member
 from gcp_emulator.compute.operations import Operation, Operations
 from gcp_emulator.compute.placement import checked_policies, spreads
 from gcp_emulator.compute.rest import Rest, Shelf, place_of
-from gcp_emulator.compute.state import (
-    GROUP_LIMIT,
-    REGIONAL_LIMIT,
-    Group,
-    Member,
-    State,
-    already_exists,
-    check_name,
-    invalid,
-    new_id,
-    now,
-)
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import already_exists, check_name, invalid, new_id, now
 from gcp_emulator.replies import GoogleError, Json
 
 _BASE_NAME = r"(?:[a-z](?:[-a-z0-9]{0,57}))"
@@ -215,6 +206,8 @@ class Groups:
         entries = body.get("instances")
         if not isinstance(entries, list) or not entries:
             raise invalid("instances", "", "At least one instance must be given.")
+        if len(entries) > GROUP_LIMIT:
+            raise invalid("instances", len(entries), f"At most {GROUP_LIMIT} can be given.")
         if spreads(group):
             where = "resource.updatePolicy.instanceRedistributionType"
             why = (

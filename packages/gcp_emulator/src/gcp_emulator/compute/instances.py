@@ -7,13 +7,14 @@ nobody repairs it. A group's instance can't be stopped here: its group would not
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
 from gcp_emulator.compute import catalog
 from gcp_emulator.compute.lifecycle import Lifecycle
+from gcp_emulator.compute.making import own_instance
+from gcp_emulator.compute.nouns import Instance, disks_of
 from gcp_emulator.compute.operations import Operation, Operations
 from gcp_emulator.compute.power import begin, touch
 from gcp_emulator.compute.properties import (
@@ -27,16 +28,12 @@ from gcp_emulator.compute.properties import (
 )
 from gcp_emulator.compute.rest import Rest, Shelf
 from gcp_emulator.compute.scheduling import checked_scheduling
-from gcp_emulator.compute.state import (
-    Instance,
-    State,
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import (
     already_exists,
     check_name,
-    disks_of,
     fingerprint,
     invalid,
-    new_id,
-    now,
 )
 from gcp_emulator.replies import GoogleError, Json, api
 
@@ -94,23 +91,7 @@ class Instances:
         if (zone, name) in state.instances:
             raise already_exists(state.path(f"zones/{zone}", "instances", name))
         static = self._static_address(catalog.region_of(zone), properties)
-        items = properties["metadata"].get("items", [])
-        instance = Instance(
-            name=name,
-            zone=zone,
-            id=new_id(),
-            created=now(),
-            properties=properties,
-            machine_type=properties["machineType"],
-            address=state.take_scattered_address(),
-            metadata={item["key"]: item["value"] for item in items},
-            labels=properties["labels"],
-            tags=tuple(properties["tags"]["items"]),
-            account=state.account(properties),
-            standalone=True,
-            static_address=static,
-            token=f"local.{secrets.token_urlsafe(24)}",
-        )
+        instance = own_instance(state, zone, name, properties, static=static)
         return self._operation("insert", instance, self._switch_on(instance))
 
     @api("compute.instances.delete")

@@ -19,28 +19,19 @@ member's last attempt tells why: ``INTERNAL_ERROR``, and the reason.
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gcp_emulator.compute import catalog
 from gcp_emulator.compute.capacity import Capacity, Stock, need_of
+from gcp_emulator.compute.making import member_instance
+from gcp_emulator.compute.mishaps import Mishaps
+from gcp_emulator.compute.nouns import GLOBAL, Group, Instance, Member, Template, disks_of
 from gcp_emulator.compute.operations import Operations
 from gcp_emulator.compute.placement import choices
-from gcp_emulator.compute.power import MakeMachine, Power, Sites, Timeline, begin, touch
-from gcp_emulator.compute.scheduling import ends_deleted, run_seconds
-from gcp_emulator.compute.state import (
-    GLOBAL,
-    Group,
-    Instance,
-    Member,
-    State,
-    Template,
-    disks_of,
-    moment,
-    new_id,
-    now,
-)
+from gcp_emulator.compute.power import MakeMachine, Power, Sites, Timeline, begin
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import now
 from gcp_emulator.replies import Json
 
 _log = logging.getLogger(__name__)
@@ -66,10 +57,7 @@ class Lifecycle:
 
     Attributes:
         capacity: What there is room for; tell `serve` when it has changed.
-        run_speed: How much faster than the world's the clock of ``maxRunDuration`` runs.
-        repairs_expired: Whether a group makes an instance anew that has run as long as it may.
-            Google's documents say that it deletes such a one, and that it repairs what it did not
-            end itself; what costs more is assumed. Else the member goes, too.
+        mishaps: What befalls instances.
     """
 
     def __init__(
@@ -95,16 +83,16 @@ class Lifecycle:
             sites=sites,
             folder=folder,
             boot_patience=boot_patience,
-            running=self._limit_run,
+            running=self._begin_run,
             ended=self._after_end,
         )
+        self.mishaps = Mishaps(
+            state, operations, self.power, grace=self._grace, remove_member=self._remove
+        )
         self._waiting: dict[Member, Group] = {}
-        self._expiring: set[asyncio.Task[None]] = set()
         self._closing = False
         self.grace_seconds = grace_seconds
         self.repair_seconds = repair_seconds
-        self.run_speed = 1.0
-        self.repairs_expired = True
 
     @property
     def timelines(self) -> dict[str, Timeline]:
@@ -185,6 +173,18 @@ class Lifecycle:
             if old is not None:
                 old.cancel()
 
+    def _begin_run(self, instance: Instance) -> None:
+        self.mishaps.limit_run(instance)
+
+    def _grace(self) -> float:
+        return self.grace_seconds
+
+    def _remove(self, group: Group, member: Member) -> None:
+        """Let a member go for good, with its place in the group."""
+        if member.action != "DELETING":
+            group.target_size -= 1
+            self.shrink(group, [member], grace=self.grace_seconds)
+
     def delete_group(self, group: Group) -> None:
         """Delete all members, then the group; `Group.gone` tells when."""
         group.deleting = True
@@ -195,45 +195,6 @@ class Lifecycle:
     async def delete_instance(self, instance: Instance, *, grace: float | None = None) -> None:
         """Delete an instance; if it is a member's, the group makes it anew."""
         await self.power.end(instance, self.grace_seconds if grace is None else grace)
-
-    async def preempt(self, instance: Instance, *, grace: float) -> None:
-        """Take an instance away as Google does with Spot VMs.
-
-        What runs on it gets SIGTERM and `grace` seconds; the instance stays TERMINATED or is
-        deleted, as its scheduling says, and its group then makes it anew
-        (https://cloud.google.com/compute/docs/instances/spot#preemption).
-        """
-        instance.preempted = True
-        touch(instance)
-        self._report("compute.instances.preempted", instance)
-        await self._terminate(instance, grace)
-
-    async def expire(self, instance: Instance) -> None:
-        """End an instance that has run as long as it may, with its grace.
-
-        https://cloud.google.com/compute/docs/instances/limit-vm-runtime.
-        """
-        deleted = ends_deleted(_scheduling(instance))
-        self._report("delete" if deleted else "stop", instance)
-        found = self._state.group_of(instance)
-        if found is None or self.repairs_expired:
-            await self._terminate(instance, self.grace_seconds)
-            return
-        group, member = found
-        if member.action != "DELETING":
-            group.target_size -= 1
-            self.shrink(group, [member], grace=self.grace_seconds)
-
-    async def fail_host(self, instance: Instance) -> None:
-        """Let an instance's host fail: all that ran on it is gone at once, untold.
-
-        Google would start it again on another host if it restarts by itself; its group makes it
-        anew here, and one of its own stays TERMINATED.
-        """
-        if instance.machine is not None:
-            await instance.machine.lose_power()
-        self._report("compute.instances.hostError", instance)
-        await self.power.end(instance, 0, keep=True)
 
     async def close(self, *, grace: float) -> None:
         """End everything that runs; what ends already has no longer than `grace` either."""
@@ -297,7 +258,7 @@ class Lifecycle:
             member.errors = []
         group.settle(member, zone)
         member.machine_type = kind
-        instance = member.instance = self._new_instance(group, member)
+        instance = member.instance = member_instance(self._state, group, member)
         booting = self.power.start(instance, running=lambda: _verify(member))
         member.task = begin(self._bring_up(group, member, instance, booting))
 
@@ -359,63 +320,6 @@ class Lifecycle:
         member.instance = None
         await asyncio.sleep(min(self.repair_seconds * 2 ** (member.failures - 1), _LONGEST_PAUSE))
         self._raise(group, member)
-
-    def _new_instance(self, group: Group, member: Member) -> Instance:
-        properties, number = member.template.properties, self._state.project_number
-        metadata = {
-            item["key"]: item.get("value", "")
-            for item in properties.get("metadata", {}).get("items", [])
-        }
-        metadata |= group.all_metadata | (member.preserved or {})
-        metadata["instance-template"] = (
-            f"projects/{number}/global/instanceTemplates/{member.template.name}"
-        )
-        metadata["created-by"] = (
-            f"projects/{number}/{group.place}/instanceGroupManagers/{group.name}"
-        )
-        return Instance(
-            name=member.name,
-            zone=member.zone,
-            id=new_id(),
-            created=now(),
-            properties=properties,
-            machine_type=member.machine_type,
-            address=self._state.take_address(),
-            metadata=metadata,
-            labels={**properties.get("labels", {}), **group.all_labels},
-            tags=tuple(properties.get("tags", {}).get("items", [])),
-            account=self._state.account(properties) or self._state.default_account,
-            group=group,
-            token=f"local.{secrets.token_urlsafe(24)}",
-        )
-
-    def _limit_run(self, instance: Instance) -> None:
-        """Note when an instance that has begun to run has to end."""
-        seconds = run_seconds(_scheduling(instance))
-        if seconds is None:
-            return
-        instance.terminates = moment(time.time() + seconds / self.run_speed)
-        instance.limit = asyncio.get_running_loop().call_later(
-            seconds / self.run_speed, self._begin_expiry, instance
-        )
-
-    def _begin_expiry(self, instance: Instance) -> None:
-        task = begin(self.expire(instance))
-        self._expiring.add(task)
-        task.add_done_callback(self._expiring.discard)
-
-    async def _terminate(self, instance: Instance, grace: float) -> None:
-        await self.power.end(instance, grace, keep=not ends_deleted(_scheduling(instance)))
-
-    def _report(self, kind: str, instance: Instance) -> None:
-        """Tell of what nobody has asked for."""
-        self._operations.start(
-            kind,
-            place=instance.place,
-            target=self._state.link(instance.place, "instances", instance.name),
-            target_id=instance.id,
-            user="system",
-        )
 
     def _after_end(self, instance: Instance) -> None:
         """Let the group see that an instance of its has gone, and others have its place."""
@@ -485,11 +389,6 @@ class Lifecycle:
                 "version": {"instanceTemplate": template_link(self._state, member.template)},
             },
         }
-
-
-def _scheduling(instance: Instance) -> Json:
-    found: Json = instance.properties.get("scheduling", {})
-    return found
 
 
 def template_link(state: State, template: Template) -> str:

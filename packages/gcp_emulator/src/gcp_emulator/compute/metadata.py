@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
-from gcp_emulator.compute.state import Instance, State
+from gcp_emulator.compute.nouns import Instance
+from gcp_emulator.compute.state import State
 from gcp_emulator.replies import Json
 
 type TokenGiven = Callable[[str, str], object]

@@ -10,10 +10,12 @@ from aiohttp import web
 
 from gcp_emulator.compute import catalog
 from gcp_emulator.compute.firewall import checked_rule
+from gcp_emulator.compute.nouns import GLOBAL
 from gcp_emulator.compute.operations import Operation, Operations
 from gcp_emulator.compute.properties import check_network
 from gcp_emulator.compute.rest import Rest, Shelf
-from gcp_emulator.compute.state import GLOBAL, State, already_exists, invalid, new_id, now
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import already_exists, invalid, new_id, now
 from gcp_emulator.replies import GoogleError, Json, api
 
 _OUTPUT: Final = ("kind", "id", "creationTimestamp", "selfLink", "network", "enableLogging")

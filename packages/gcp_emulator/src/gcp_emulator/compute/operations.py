@@ -13,7 +13,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from gcp_emulator.compute.state import GLOBAL, State, invalid, new_id, not_found, now
+from gcp_emulator.compute.nouns import GLOBAL
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import invalid, new_id, not_found, now
 from gcp_emulator.replies import GoogleError, Json
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gcp_emulator.compute import catalog
-from gcp_emulator.compute.state import Group, Member, State, invalid
+from gcp_emulator.compute.nouns import Group, Member
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import invalid
 from gcp_emulator.replies import Json
 
 SHAPES: Final = ("EVEN", "BALANCED", "ANY", "ANY_SINGLE_ZONE")

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gcp_emulator.compute.capacity import Capacity, need_of
-from gcp_emulator.compute.state import Instance, Machine, State, now
+from gcp_emulator.compute.nouns import Instance, Machine
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import now
 from gcp_emulator.replies import GoogleError
 
 type MakeMachine = Callable[[Instance, Callable[[str], None]], Machine]

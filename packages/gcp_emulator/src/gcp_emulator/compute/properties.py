@@ -8,8 +8,10 @@ import re
 from typing import Any
 
 from gcp_emulator.compute import catalog
+from gcp_emulator.compute.nouns import GLOBAL
 from gcp_emulator.compute.scheduling import checked_scheduling
-from gcp_emulator.compute.state import GLOBAL, State, check_name, fingerprint, invalid, not_found
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import check_name, fingerprint, invalid, not_found
 from gcp_emulator.replies import GoogleError, Json
 
 _METADATA_BYTES = 256 << 10

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from gcp_emulator.compute.listing import max_results, page
+from gcp_emulator.compute.nouns import GLOBAL
 from gcp_emulator.compute.operations import Operation, Operations, noun_of
-from gcp_emulator.compute.state import GLOBAL, State, not_found
+from gcp_emulator.compute.state import State
+from gcp_emulator.compute.wording import not_found
 from gcp_emulator.replies import Json, Route, api, google_method, json_body, json_response
 
 type Read = Callable[[web.Request], Json]

@@ -7,7 +7,7 @@ are known; a run duration without an action and one out of its range are refused
 
 from typing import Any, Final
 
-from gcp_emulator.compute.state import invalid
+from gcp_emulator.compute.wording import invalid
 from gcp_emulator.replies import GoogleError, Json
 
 SHORTEST_RUN: Final = 30

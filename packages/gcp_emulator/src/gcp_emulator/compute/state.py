@@ -1,14 +1,9 @@
-"""What exists in this cloud: templates, groups with their members, instances, disks, addresses.
+"""What exists in this cloud, and how it is found.
 
-Only nouns and look-ups: no HTTP and no waiting. `lifecycle` moves them, `api` and `groups`
-show them. Names and messages are Compute Engine's.
-
-Where something lies (a *place*) is the middle of its URL: ``zones/Z``, ``regions/R`` or `GLOBAL`.
-What lies in zones or regions is found by the name of its zone or region, and by its own.
+Only look-ups: no HTTP and no waiting. `lifecycle` moves what there is, `api` and `groups` show
+it. What lies in zones or regions is found by the name of its zone or region, and by its own.
 """
 
-import asyncio
-import base64
 import dataclasses
 import hashlib
 import ipaddress
@@ -16,264 +11,29 @@ import json
 import os
 import re
 import secrets
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
 
 from gcp_emulator.compute import catalog
-from gcp_emulator.replies import GoogleError, Json
-
-NAME_PATTERN = r"(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)"
-"""What Compute Engine's names must match (RFC 1035)."""
-
-GROUP_LIMIT = 1_000
-"""Most instances of one zonal group, and of one request."""
-
-REGIONAL_LIMIT: Final = 2_000
-"""Most instances of one regional group."""
-
-GLOBAL: Final = "global"
-"""The place of what lies in no zone or region."""
+from gcp_emulator.compute.nouns import (
+    GLOBAL,
+    GROUP_LIMIT,
+    Address,
+    Disk,
+    Group,
+    Instance,
+    Member,
+    Template,
+    disks_of,
+)
+from gcp_emulator.compute.wording import check_name, invalid, new_id, not_found, now
+from gcp_emulator.replies import Json
 
 _FIRST_ADDRESS = int(ipaddress.IPv4Address("127.1.0.1"))
 _SCATTERED_ADDRESSES = range(
     int(ipaddress.IPv4Address("127.202.0.0")), int(ipaddress.IPv4Address("127.250.0.0"))
 )
-
-
-MACHINE_FAULTS: Final = ("refuse-ssh", "hang-ssh", "cut-ssh", "kill-container", "disk-full")
-"""What a machine can suffer."""
-
-
-class Machine(Protocol):
-    """The computer behind an instance (`gcp_emulator.guest.vm.Vm` is one)."""
-
-    guest_attributes: dict[str, dict[str, str]]
-    serial: bytearray
-
-    async def boot(self) -> None:
-        """Start it; returns when its SSH server is up."""
-
-    async def shutdown(self, grace: float) -> None:
-        """Stop it, with `grace` seconds for what runs on it; a later call can shorten them."""
-
-    async def suffer(self, fault: str, *, on: bool) -> None:
-        """Have one of `MACHINE_FAULTS`, or have it no more; one of a moment can't be ended."""
-
-    async def lose_power(self) -> None:
-        """End it without a word to anything that runs on it; it is shut down after that."""
-
-    def update_metadata(self, metadata: "dict[str, str]") -> None:
-        """Tell it its new metadata."""
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class Template:
-    """A global instance template."""
-
-    name: str
-    id: str
-    created: str
-    description: str
-    properties: Json
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class Instance:
-    """An instance, from its creation until it is gone."""
-
-    name: str
-    zone: str
-    id: str
-    created: str
-    properties: Json
-    """What it was made of, as a template's properties: disks, network interfaces..."""
-    machine_type: str
-    address: str
-    """Its internal address."""
-    metadata: dict[str, str]
-    labels: dict[str, str]
-    tags: tuple[str, ...]
-    account: str | None
-    """E-mail address of its service account."""
-    group: "Group | None" = None
-    """Whose member it is, or was."""
-    standalone: bool = False
-    """Whether it was made by itself, and not by a group."""
-    static_address: str | None = None
-    """The reserved address that it is reached at from outside, if it has one."""
-    token: str
-    """The access token that its metadata server gives away; it opens nothing."""
-    status: str = "PROVISIONING"
-    started: str | None = None
-    limit: asyncio.TimerHandle | None = None
-    """What ends it when it has run as long as it may."""
-    terminates: str | None = None
-    """When that is; None without a limit."""
-    preempted: bool = False
-    gone: bool = False
-    failed: bool = False
-    """It could not be brought up: whoever saw that makes it anew."""
-    machine: Machine | None = None
-    booting: asyncio.Task[None] | None = None
-    ending: asyncio.Task[None] | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set, and replaced, whenever what its metadata server tells has changed."""
-
-    @property
-    def place(self) -> str:
-        """Where it lies: ``zones/Z``."""
-        return f"zones/{self.zone}"
-
-    @property
-    def occupies(self) -> bool:
-        """Whether it takes a place of the zone's capacity."""
-        return self.status != "TERMINATED"
-
-    @property
-    def external_address(self) -> str | None:
-        """Where it is reached from outside: a reserved address, or else the internal one."""
-        if self.static_address is not None:
-            return self.static_address
-        interfaces = self.properties["networkInterfaces"]
-        return self.address if any(nic.get("accessConfigs") for nic in interfaces) else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """A reserved external address of a region; whoever has it is found among the instances."""
-
-    name: str
-    region: str
-    id: str
-    created: str
-    description: str
-    address: str
-    labels: dict[str, str]
-
-    @property
-    def place(self) -> str:
-        """Where it lies: ``regions/R``."""
-        return f"regions/{self.region}"
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class Disk:
-    """A persistent disk that was made with an instance."""
-
-    name: str
-    zone: str
-    id: str
-    created: str
-    size_gb: int
-    type: str
-    """``pd-standard``, ``pd-balanced``, ``pd-ssd``..."""
-    image: str
-    labels: dict[str, str]
-    auto_delete: bool
-    """Whether it goes with its instance."""
-    user: Instance | None
-    """The instance that has it; None when that is gone."""
-
-    @property
-    def place(self) -> str:
-        """Where it lies: ``zones/Z``."""
-        return f"zones/{self.zone}"
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class Member:
-    """A group's wish for one instance, with the instance once there is one."""
-
-    name: str
-    template: Template
-    zone: str
-    """Where its instance is, or is wanted."""
-    placed: bool = False
-    """Whether that is settled."""
-    machine_type: str = ""
-    """What a flexible group has taken for its instance."""
-    preserved: dict[str, str] | None = None
-    """Metadata of its per-instance configuration; None without one."""
-    action: str = "CREATING"
-    instance: Instance | None = None
-    errors: list[Json] = field(default_factory=list)
-    """What went wrong with the last attempt to make the instance."""
-    failures: int = 0
-    """How many attempts have failed since the last that did not."""
-    task: asyncio.Task[None] | None = None
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class Group:
-    """A managed instance group of a zone or a region."""
-
-    name: str
-    place: str
-    """Where it lies: ``zones/Z``, or ``regions/R``."""
-    zones: tuple[str, ...]
-    """Where its instances can be."""
-    id: str
-    created: str
-    description: str
-    base_instance_name: str
-    template: Template
-    target_size: int
-    all_metadata: dict[str, str]
-    all_labels: dict[str, str]
-    repair: bool
-    shape: str = ""
-    """How a regional one spreads its instances: EVEN, BALANCED, ANY, ANY_SINGLE_ZONE."""
-    moves: bool = False
-    """Whether a repaired instance may come back in another zone."""
-    machine_types: tuple[str, ...] = ()
-    """What to take instead of the template's machine type, the best first."""
-    settings: Json
-    """Members of the resource that are kept and shown, but mean nothing here."""
-    revision: int = 1
-    members: dict[str, Member] = field(default_factory=dict)
-    spread: Counter[str] = field(default_factory=Counter)
-    """How many members have their place in which zone."""
-    errors: deque[Json] = field(default_factory=lambda: deque(maxlen=1_000))
-    deleting: bool = False
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def settle(self, member: Member, zone: str) -> None:
-        """Give a member its zone, or another."""
-        if member.placed:
-            self.spread[member.zone] -= 1
-        member.zone, member.placed = zone, True
-        self.spread[zone] += 1
-
-    def forget(self, member: Member) -> None:
-        """Take a member out."""
-        if self.members.pop(member.name, None) is not None and member.placed:
-            self.spread[member.zone] -= 1
-
-    @property
-    def where(self) -> str:
-        """The name of its zone or region."""
-        return self.place.partition("/")[2]
-
-    @property
-    def regional(self) -> bool:
-        """Whether it is one of a region."""
-        return self.place.startswith("regions/")
-
-    @property
-    def region(self) -> str:
-        """The region that it lies in."""
-        return self.where if self.regional else catalog.region_of(self.where)
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with whatever `patch` can change."""
-        seen = [self.revision, self.target_size, self.template.id, self.repair, self.settings]
-        return fingerprint(seen)
 
 
 class State:
@@ -550,69 +310,6 @@ class State:
                 f"{self._network_file} can't be read ({error}): remove it, or wipe the folder"
             ) from error
         self.addresses = {(address.region, address.name): address for address in addresses}
-
-
-def disks_of(properties: Json) -> Iterator[tuple[str, str, int]]:
-    """The disks of such instances: what follows the instance's name, type, size in gigabytes."""
-    for number, wanted in enumerate(properties["disks"]):
-        parameters = wanted.get("initializeParams", {})
-        kind = str(parameters.get("diskType") or "pd-standard").rpartition("/")[2]
-        size = int(parameters.get("diskSizeGb") or wanted.get("diskSizeGb") or 10)
-        yield ("" if number == 0 else f"-{number}"), kind, size
-
-
-def check_name(where: str, name: object, pattern: str = NAME_PATTERN) -> str:
-    """A resource's name, if Compute Engine would take it.
-
-    Raises:
-        GoogleError: 400 ``invalid`` with Google's sentence.
-    """
-    if not isinstance(name, str) or not re.fullmatch(pattern, name):
-        shown = name if isinstance(name, str) else ""
-        raise invalid(where, shown, f"Must be a match of regex '{pattern}'")
-    return name
-
-
-def invalid(where: str, value: object, why: str) -> GoogleError:
-    """400: a field's value is not accepted."""
-    return GoogleError(400, "invalid", f"Invalid value for field '{where}': '{value}'. {why}")
-
-
-def not_found(path: str) -> GoogleError:
-    """404: a resource does not exist."""
-    return GoogleError(404, "notFound", f"The resource '{path}' was not found")
-
-
-def already_exists(path: str) -> GoogleError:
-    """409: a resource of this name exists."""
-    return GoogleError(409, "alreadyExists", f"The resource '{path}' already exists")
-
-
-def in_use(noun: str, path: str, user: str) -> GoogleError:
-    """400: something can't be deleted while something else needs it."""
-    message = f"The {noun} resource '{path}' is already being used by '{user}'"
-    return GoogleError(400, "resourceInUseByAnotherResource", message)
-
-
-def new_id() -> str:
-    """A resource's id: uint64, as a string."""
-    return str((1 << 60) + secrets.randbelow(7 << 60))
-
-
-def now() -> str:
-    """This moment as Compute Engine writes it: RFC 3339 with milliseconds."""
-    return moment(time.time())
-
-
-def moment(seconds: float) -> str:
-    """A time since 1970 as Compute Engine writes it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-def fingerprint(value: object) -> str:
-    """A fingerprint (base64 of eight bytes) of a JSON value."""
-    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
-    return base64.b64encode(digest[:8]).decode()
 
 
 def write_atomically(path: Path, text: str) -> None:
