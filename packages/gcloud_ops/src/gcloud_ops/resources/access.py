@@ -2,12 +2,14 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from gcloud_ops.errors import AlreadyExists, InvalidRequest, NotFound
-from gcloud_ops.resources.shape import Place, Seen, Tell, wait_until
+from gcloud_ops.errors import AlreadyExists, InvalidRequest
+from gcloud_ops.resources.shape import Place, Seen, Tell
 
 __all__ = ["Apis", "CustomRole", "ServiceAccount"]
+
+_ENABLED_WITHIN: Final = 300.0  # seconds
 
 
 @dataclass(slots=True)
@@ -72,16 +74,15 @@ class Apis:
         return self.place.clients.api("serviceusage", "v1")
 
     def _wait(self, operation: dict[str, Any], tell: Tell) -> None:
-        latest = operation
-
-        def look() -> str | None:
-            nonlocal latest
-            if not latest.get("done"):
-                request = self._api.operations().get(name=operation["name"])
-                latest = self.place.clients.execute(self.what, request)
-            return None if latest.get("done") else "are being enabled"
-
-        wait_until(tell, self.what, look, seconds=300.0)
+        latest = self.place.await_operation(
+            self.what,
+            operation,
+            again=lambda name: self._api.operations().get(name=name),
+            is_done=lambda it: bool(it.get("done")),
+            text="are being enabled",
+            tell=tell,
+            seconds=_ENABLED_WITHIN,
+        )
         error = latest.get("error")
         if error:
             raise InvalidRequest(f"{self.what}: {error.get('message', '')}", resource=self.what)
@@ -137,10 +138,7 @@ class ServiceAccount:
         del tell
         if self.observe().state == "missing":
             return ()
-        with suppress(NotFound):
-            request = self._accounts.delete(name=self._path)
-            self.place.clients.execute(self.what, request, repeat=True)
-        return ("deleted",)
+        return self.place.discard(self.what, self._accounts.delete(name=self._path))
 
     @property
     def _accounts(self) -> Any:
@@ -222,10 +220,7 @@ class CustomRole:
         del tell
         if self.observe().state == "missing":
             return ()
-        with suppress(NotFound):
-            request = self._roles.delete(name=self.name)
-            self.place.clients.execute(self.what, request, repeat=True)
-        return ("deleted",)
+        return self.place.discard(self.what, self._roles.delete(name=self.name))
 
     def _find(self) -> dict[str, Any] | None:
         return self.place.find(self.what, self._roles.get(name=self.name))

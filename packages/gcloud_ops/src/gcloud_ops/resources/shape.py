@@ -154,6 +154,48 @@ class Place:
             return self.clients.execute(what, request)
         return None
 
+    def discard(self, what: str, request: Any) -> tuple[str, ...]:
+        """Send a request that deletes; that it is gone already is success. What was done."""
+        with suppress(NotFound):
+            self.clients.execute(what, request, repeat=True)
+        return ("deleted",)
+
+    def await_operation(
+        self,
+        what: str,
+        operation: dict[str, Any],
+        *,
+        again: Callable[[str], Any],
+        is_done: Callable[[dict[str, Any]], bool],
+        text: str,
+        tell: Tell,
+        seconds: float,
+    ) -> dict[str, Any]:
+        """Wait for the end of an operation, which may have ended badly; returns it as it is then.
+
+        Args:
+            what: What is being changed.
+            operation: As the request that began it was answered.
+            again: Makes the request that reads it, of its name.
+            is_done: Whether it has ended.
+            text: What is going on, such as `is being made`.
+            tell: Told of the progress.
+            seconds: How long at most.
+
+        Raises:
+            Unavailable: The time is up.
+        """
+        latest = operation
+
+        def look() -> str | None:
+            nonlocal latest
+            if not is_done(latest):
+                latest = self.clients.execute(what, again(operation["name"]))
+            return None if is_done(latest) else text
+
+        wait_until(tell, what, look, seconds=seconds)
+        return latest
+
 
 def wait_until(
     tell: Tell, what: str, look: Callable[[], str | None], *, seconds: float, pause: float = 0.05

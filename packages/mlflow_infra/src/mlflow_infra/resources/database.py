@@ -91,14 +91,13 @@ class Instance:
             return ("left it: mlflow-infra didn't make it",)
         if settings.get("deletionProtectionEnabled"):
             self._patch(tell, {"deletionProtectionEnabled": False})
-        where = {"project": self.place.infra.project, "instance": INSTANCE}
         try:
             _change(
                 self.place,
                 self.what,
                 tell,
                 "is being deleted",
-                lambda: self._instances.delete(**where),
+                lambda: self._instances.delete(**_at(self.place)),
             )
         except NotFound:
             return ()
@@ -186,13 +185,12 @@ class Instance:
         return lines
 
     def _patch(self, tell: Tell, settings: dict[str, Any]) -> None:
-        where = {"project": self.place.infra.project, "instance": INSTANCE}
         _change(
             self.place,
             self.what,
             tell,
             "is being changed",
-            lambda: self._instances.patch(**where, body={"settings": settings}),
+            lambda: self._instances.patch(**_at(self.place), body={"settings": settings}),
         )
 
     def _wait_while(self, tell: Tell, states: set[str]) -> None:
@@ -227,13 +225,12 @@ class Database:
         if self._observe().state != "missing":
             return ()
         body = {"name": DATABASE, "charset": "UTF8"}
-        where = {"project": self.place.infra.project, "instance": INSTANCE}
         _change(
             self.place,
             self.what,
             tell,
             "is being made",
-            lambda: _api(self.place).databases().insert(**where, body=body),
+            lambda: _api(self.place).databases().insert(**_at(self.place), body=body),
         )
         return ("made",)
 
@@ -243,11 +240,7 @@ class Database:
         return ()
 
     def _observe(self) -> Seen:
-        request = (
-            _api(self.place)
-            .databases()
-            .get(project=self.place.infra.project, instance=INSTANCE, database=DATABASE)
-        )
+        request = _api(self.place).databases().get(**_at(self.place), database=DATABASE)
         found = self.place.find(self.what, request)
         return Seen(state="missing" if found is None else "there")
 
@@ -277,7 +270,6 @@ class User:
             return ()
         number, password = latest_version(self.place, DATABASE_SECRET)
         body = {"name": DATABASE_USER, "password": password}
-        where = {"project": self.place.infra.project, "instance": INSTANCE}
         users = _api(self.place).users()
         if seen.state == "missing":
             _change(
@@ -285,7 +277,7 @@ class User:
                 self.what,
                 tell,
                 "is being made",
-                lambda: users.insert(**where, body={**body, "type": "BUILT_IN"}),
+                lambda: users.insert(**_at(self.place), body={**body, "type": "BUILT_IN"}),
             )
         else:
             _change(
@@ -293,7 +285,7 @@ class User:
                 self.what,
                 tell,
                 "is given its password",
-                lambda: users.update(**where, name=DATABASE_USER, body=body),
+                lambda: users.update(**_at(self.place), name=DATABASE_USER, body=body),
             )
         secret = self._secret() or {}
         request = self._secrets.patch(
@@ -310,11 +302,7 @@ class User:
         return ()
 
     def _observe(self) -> Seen:
-        request = (
-            _api(self.place)
-            .users()
-            .get(project=self.place.infra.project, instance=INSTANCE, name=DATABASE_USER)
-        )
+        request = _api(self.place).users().get(**_at(self.place), name=DATABASE_USER)
         if self.place.find(self.what, request) is None:
             return Seen(state="missing")
         given = (self._secret() or {}).get("labels", {}).get(_GIVEN_KEY)
@@ -336,8 +324,13 @@ def _api(place: Place) -> Any:
     return place.clients.api("sqladmin", "v1")
 
 
+def _at(place: Place) -> dict[str, str]:
+    """Which instance, in the fields of all requests."""
+    return {"project": place.infra.project, "instance": INSTANCE}
+
+
 def _instance(place: Place) -> dict[str, Any] | None:
-    request = _api(place).instances().get(project=place.infra.project, instance=INSTANCE)
+    request = _api(place).instances().get(**_at(place))
     return place.find(f"Cloud SQL instance {INSTANCE}", request)
 
 
@@ -399,18 +392,17 @@ def _change(place: Place, what: str, tell: Tell, text: str, request: Callable[[]
 
     wait_until(tell, what, send, seconds=_CHANGED_WITHIN, pause=0.5)
 
-    def look() -> str | None:
-        nonlocal operation
-        if operation.get("status") != "DONE":
-            get = (
-                _api(place)
-                .operations()
-                .get(project=place.infra.project, operation=operation["name"])
-            )
-            operation = place.clients.execute(what, get)
-        return None if operation.get("status") == "DONE" else text
-
-    wait_until(tell, what, look, seconds=_MADE_WITHIN)
+    operation = place.await_operation(
+        what,
+        operation,
+        again=lambda name: (
+            _api(place).operations().get(project=place.infra.project, operation=name)
+        ),
+        is_done=lambda it: it.get("status") == "DONE",
+        text=text,
+        tell=tell,
+        seconds=_MADE_WITHIN,
+    )
     errors = operation.get("error", {}).get("errors", [])
     if errors:
         code, message = str(errors[0].get("code", "")), str(errors[0].get("message", ""))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from gcloud_ops.clients import CALL_TIMEOUT
-from gcloud_ops.errors import AlreadyExists, NotFound
+from gcloud_ops.errors import AlreadyExists
 from gcloud_ops.resources import Bucket, Seen, Tell, delete_versions
 from mlflow_infra.prices import Prices
 from mlflow_infra.resources.shape import MAKER, Place
@@ -163,10 +163,7 @@ class Secret:
         del tell
         if self.place.find(self.what, self._secrets.get(name=self._path)) is None:
             return ()
-        with suppress(NotFound):
-            request = self._secrets.delete(name=self._path)
-            self.place.clients.execute(self.what, request, repeat=True)
-        return ("deleted",)
+        return self.place.discard(self.what, self._secrets.delete(name=self._path))
 
     def monthly(self, prices: Prices) -> float | None:
         """Its version."""
