@@ -16,6 +16,7 @@ from tests.clouds import BIN, OwnCloud, clean_environment
 from benchmarks.figures import Figure, show
 from gcloud_ops import instances, launching, ssh, sweeps, templates
 from gcloud_ops.clients import Clients
+from gcloud_ops.contract import Dispatch
 from gcloud_ops.model import Sweep
 
 VMS = 200
@@ -49,7 +50,8 @@ def _measure(cloud: OwnCloud) -> list[Figure]:
             name="sinergym-template", image="europe-docker.pkg.dev/local/s/trainer"
         ),
     )
-    sweep = Sweep.of_commands("fleet", [f"train {number}" for number in range(VMS)])
+    commands = [f"train {number}" for number in range(VMS)]
+    sweep = Sweep.of_commands("fleet", commands, dispatch=Dispatch.SSH)
 
     begin = time.perf_counter()
     planned = launching.plan(sweep, clients)

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import gcloud_ops
-from gcloud_ops import errors, groups, instances, objects, sweeps
+from gcloud_ops import errors, groups, instances, objects, sweeps, templates
 from gcloud_ops.cli import output
 from gcloud_ops.cli.output import ExitCode
 from gcloud_ops.clients import Clients
@@ -274,6 +275,51 @@ def test_the_life_of_a_sweep(ops: Run, named: str, tmp_path: Path) -> None:
     assert ops("sweep", "delete", named, "-y").code == 0
     for command in ("status", "watch", "logs", "cancel", "delete"):
         assert ops("sweep", command, named).code == ExitCode.NOT_FOUND
+
+
+def test_a_dry_run_makes_nothing(ops: Run, named: str, clients: Clients) -> None:
+    """The plan and its cost, for people and as JSON; no sweep, no group, no template."""
+    before = {it.name for it in templates.list_templates(clients)}
+    launch = ("sweep", "launch", "--name", named, "--command", "a", "--command", "b", "--dry-run")
+    terms = ("--spot", "--max-hours", "10", "--hours", "2", "--retry", "2")
+    zones = ("--zones", "europe-west1-b,europe-west1-c")
+    machines = ("--machine-type", "n2-highcpu-8", "--machine-type", "e2-standard-4")
+
+    told = ops(*launch, *terms, *zones, *machines)
+    data = ops(*launch, *terms, "--output", "json").json
+
+    assert told.code == 0, told.err
+    assert "n2-highcpu-8 or e2-standard-4 in europe-west1-b or europe-west1-c" in told.err
+    assert re.search(r"cost: \$\S+ an hour for all as Spot VMs \(on demand \$", told.err)
+    assert "(each VM ends after 10 h)" in told.err
+    assert (data["spot"], data["seconds"], data["zones"]) == (True, 36000, [])
+    assert data["retry"]["times"] == 2
+    assert data["cost"]["at_most"] > data["cost"]["expected"] > 0
+    assert data["dispatch"] == "boot"
+    assert groups.get_group(clients, named) is None
+    assert {it.name for it in templates.list_templates(clients)} == before
+    with pytest.raises(NotFound):
+        sweeps.status(named, clients)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--zone", "europe-west1-b", "--zones", "europe-west1-c"), "--zone and --zones"),
+        (("--zones", "europe-west1-b,us-east1-b"), "zones: "),
+        (("--machine-type", "N2"), "machines: 'N2'"),
+        (("--max-hours", "0"), "max_hours: 0"),
+        (("--max-cost", "0.01"), "max-cost: "),
+        (("--retry", "99"), "retry.times: 99"),
+    ],
+)
+def test_flags_that_cannot_be(ops: Run, named: str, flags: tuple[str, ...], said: str) -> None:
+    """One line that names the flag's field; nothing is made."""
+    refused = ops("sweep", "launch", "--name", named, "--command", "a", *flags)
+
+    assert refused.code == ExitCode.USAGE
+    assert said in refused.err
+    assert ops("sweep", "status", named).code == ExitCode.NOT_FOUND
 
 
 def test_delete_with_force(ops: Run, named: str, clients: Clients) -> None:

@@ -1,6 +1,7 @@
 """The nouns: names, JSON forms, and the one function that derives an experiment's status."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcloud_ops.contract import (
+    Attempt,
     Dispatch,
     Exit,
     Experiment,
@@ -87,6 +89,24 @@ def record(
         (None, record("running"), True, S.LOST, "its instance is gone while running"),
         (None, record("waiting"), False, S.LOST, "its instance is gone while waiting"),
         (member("DELETING"), record("running"), True, S.LOST, "being deleted"),
+        # It is to run again, or the runner itself tries once more.
+        (None, record("again", age=9999), False, S.PENDING, "to run again: no instance yet"),
+        (None, record("again", age=9999), True, S.PENDING, "to run again: no instance yet"),
+        (member("DELETING"), record("again"), True, S.PROVISIONING, "old instance is being"),
+        (member("CREATING", ""), record("again"), True, S.PROVISIONING, "creating"),
+        (member(), record("again", age=9999), True, S.STARTING, "attempt 2"),
+        (member(), record("again", instance="5"), True, S.STARTING, "attempt 2, on a new"),
+        (member(), record("retrying"), True, S.RETRYING, "after attempt 1"),
+        (member(), record("retrying", age=200), True, S.UNREACHABLE, "no word for 200 s"),
+        # Preempted, and no room for the next: it waits, for as long as it takes.
+        (
+            member("RECREATING", "", "ZONE_RESOURCE_POOL_EXHAUSTED"),
+            record("running", age=99999),
+            True,
+            S.QUEUED,
+            "the zone has no such machines",
+        ),
+        (member("RECREATING", "STAGING"), record("running", age=999), True, S.PROVISIONING, "re"),
     ],
 )
 def test_status(
@@ -98,6 +118,34 @@ def test_status(
     assert found is status
     assert reason in why
     assert bool(reason) == bool(why)
+
+
+def test_why_it_is_tried_again() -> None:
+    """The last attempt's end, in words."""
+    last = Attempt(number=2, kind="oom", hint="Killed")
+    said = replace(record("retrying", attempt=3), history=(last,))
+
+    found = status_of(member(), said, now=NOW, group_exists=True)
+
+    assert found == (S.RETRYING, "attempt 2: ran out of memory: Killed")
+
+
+@pytest.mark.parametrize(
+    ("spent", "seconds", "reason"),
+    [
+        (0.0, 3600, "its instance is gone while running"),
+        (3000.0, 3600, "out of time: its limit of 1 h is used up"),
+        (3000.0, None, "its instance is gone while running"),
+    ],
+)
+def test_a_limit_that_is_used_up(spent: float, seconds: int | None, reason: str) -> None:
+    """Google has ended the VM: that is told from one that went by itself."""
+    begun = NOW - timedelta(minutes=15)
+    said = replace(record("running", age=300), spent=spent, started=begun)
+
+    found = status_of(None, said, now=NOW, group_exists=True, seconds=seconds)
+
+    assert found == (S.LOST, reason)
 
 
 @pytest.mark.parametrize(

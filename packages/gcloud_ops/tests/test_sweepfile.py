@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcloud_ops.contract import Dispatch
+from gcloud_ops.bounds import RETRIED
+from gcloud_ops.contract import Dispatch, Retry
 from gcloud_ops.errors import InvalidRequest, NotFound
 from gcloud_ops.model import MAX_EXPERIMENTS, Sweep
 from gcloud_ops.sweepfile import parse_sweep, read_sweep
@@ -57,6 +58,35 @@ seeds: 2
     assert [e.id for e in sweep.experiments[:2]] == ["q-0001", "q-0002"]
 
 
+def test_how_experiments_are_to_run() -> None:
+    """Zones, machines, Spot, retries and limits; what is left out is none of it, and boot."""
+    sweep = parse_sweep(
+        """
+name: q
+base: train
+zones: [europe-west1-b, europe-west1-c]
+machines: [n2-highcpu-8, n2d-highcpu-8]
+spot: true
+retry: {times: 2, kinds: [oom], wait: 5}
+hours: 2
+max_hours: 10.5
+max_cost: 50
+""",
+        source="f.yaml",
+    )
+
+    assert sweep.zones == ("europe-west1-b", "europe-west1-c")
+    assert sweep.machine_types == ("n2-highcpu-8", "n2d-highcpu-8")
+    assert sweep.spot
+    assert sweep.retry == Retry(times=2, kinds=("oom",), wait=5)
+    assert (sweep.hours, sweep.max_hours, sweep.max_cost) == (2, 10.5, 50)
+    plain = parse_sweep("name: q\nbase: train\nretry: 3\n", source="f.yaml")
+    assert plain.retry == Retry(times=3, kinds=RETRIED)
+    assert (plain.dispatch, plain.spot, plain.zones) == (Dispatch.BOOT, False, ())
+    assert plain.renamed("r").experiments[0].id == "r-0001"
+    assert plain.renamed("r").retry == plain.retry
+
+
 def test_another_name(tmp_path: Path) -> None:
     """A name that is given replaces the file's, also in the experiments' ids."""
     path = tmp_path / "f.yaml"
@@ -93,6 +123,21 @@ def test_another_name(tmp_path: Path) -> None:
         ("name: q\nbase: a\nseeds: 0\n", 1, "at least 1"),
         ("name: q\nbase: a\nseeds: [1, b]\n", 3, "seeds"),
         ("name: q\nbase: a\ndispatch: pigeon\n", 3, "boot or ssh"),
+        ("name: q\nbase: a\n\nzones: [europe-west1-b, us-east1-b]\n", 4, "different regions"),
+        ("name: q\nbase: a\nzones: [here]\n", 3, "'here' is not a zone"),
+        ("name: q\nbase: a\nzone: b\nzones: [europe-west1-b]\n", 4, "give one of them"),
+        ("name: q\nbase: a\nmachines: [N 2]\n", 3, "is not a machine type"),
+        ("name: q\nbase: a\nmachines: n2-highcpu-8\n", 3, "machines: input should be a valid"),
+        ("name: q\nbase: a\nspot: maybe\n", 3, "spot: input should be a valid boolean"),
+        ("name: q\nbase: a\nretry: -1\n", 3, "retry.times: -1 is not between"),
+        ("name: q\nbase: a\nretry:\n  times: 2\n  kinds: [oops]\n", 5, "'oops' is no kind"),
+        ("name: q\nbase: a\nretry:\n  times: 2\n  kinds: []\n", 5, "nothing would be tried"),
+        ("name: q\nbase: a\nretry:\n  times: 2\n  wait: 7200\n", 5, "between 0 and 3600"),
+        ("name: q\nbase: a\nretry: {tims: 2}\n", 3, "unknown key 'retry.tims'"),
+        ("name: q\nbase: a\nhours: 0\n", 3, "hours: 0 is not a number above 0"),
+        ("name: q\nbase: a\nmax_hours: -2\n", 3, "max_hours: -2 is not a number above 0"),
+        ("name: q\nbase: a\nmax_cost: .nan\n", 3, "max_cost: nan is not a number above 0"),
+        ("name: q\nbase: a\nmax_cots: 3\n", 3, "unknown key 'max_cots'"),
         ("name: q\nbase: a\nseeds: 1001\n", 1, "1,001 experiments"),
         ("name: q\nbase: a\nseeds: 2\ngrid:\n  seed: [1]\n", 5, "seeds varies --seed already"),
         ("name: q\nseeds: [1]\nbase: a --seed=3\n", 3, "base has a --seed already"),

@@ -5,14 +5,21 @@ All are frozen. Specs go out, observations come back; an experiment's status is 
 """
 
 import math
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self
 
+from gcloud_ops.bounds import (
+    check_machine_type,
+    check_retry,
+    check_sweep_name,
+    check_zones,
+    experiment_id,
+    region_of,
+)
 from gcloud_ops.contract import Dispatch, Experiment, Manifest, Record, Retry
 from gcloud_ops.errors import InvalidRequest
 from gcloud_ops.failures import explain, waits_for
@@ -20,9 +27,6 @@ from gcloud_ops.failures import explain, waits_for
 __all__ = [
     "ALERT_EACH",
     "MAX_EXPERIMENTS",
-    "MOST_RETRIES",
-    "RETRIED",
-    "RETRYABLE",
     "Container",
     "ExperimentStatus",
     "Group",
@@ -33,10 +37,7 @@ __all__ = [
     "Snapshot",
     "Sweep",
     "SweepSummary",
-    "check_machine_type",
-    "check_retry",
     "check_sweep_name",
-    "check_zones",
     "experiment_id",
     "region_of",
     "spent_by",
@@ -51,29 +52,6 @@ ALERT_EACH = 20
 
 HEARTBEAT_LATE = timedelta(seconds=90)
 """A running record that is older than three heartbeats says that the contact is lost."""
-
-RETRYABLE = (
-    "error",
-    "usage",
-    "not_found",
-    "signal",
-    "oom",
-    "disk_full",
-    "energyplus",
-    "nan",
-    "upload",
-)
-"""Kinds of failure (docs/contract.md) that a policy may name: those of a command that has run."""
-
-RETRIED = ("error", "signal", "oom", "energyplus", "upload")
-"""Those of them that are tried again where only a number is given."""
-
-MOST_RETRIES = 20
-"""As many attempts as a record remembers."""
-
-_MACHINE_TYPE = re.compile(r"[a-z][-a-z0-9]{1,62}")
-_SWEEP_NAME = re.compile(r"[a-z]([-a-z0-9]{0,52}[a-z0-9])?")
-_ZONE = re.compile(r"[a-z]+-[a-z]+[0-9]+-[a-z]")
 
 
 class ExperimentStatus(StrEnum):
@@ -239,63 +217,6 @@ class Sweep:
         )
 
 
-def check_sweep_name(name: str) -> str:
-    """Return the name, if Google takes it as a group's name with an experiment's number after it.
-
-    Raises:
-        InvalidRequest: It doesn't.
-    """
-    if _SWEEP_NAME.fullmatch(name):
-        return name
-    raise InvalidRequest(
-        f"name: {name!r} can't name a sweep",
-        resource=f"sweep {name}",
-        hint="use 1 to 54 lower-case letters, digits and hyphens, a letter first, no hyphen last",
-    )
-
-
-def experiment_id(sweep: str, number: int) -> str:
-    """The id of a sweep's experiment, numbered from 1."""
-    return f"{sweep}-{number:04d}"
-
-
-def check_machine_type(name: str, *, field: str = "machine_type") -> str:
-    """The machine type, if it has a machine type's form.
-
-    Raises:
-        InvalidRequest: It hasn't; the message begins with the field.
-    """
-    if _MACHINE_TYPE.fullmatch(name):
-        return name
-    raise InvalidRequest(
-        f"{field}: {name!r} is not a machine type such as n2-highcpu-8",
-        resource=f"machine type {name}",
-    )
-
-
-def check_retry(retry: Retry) -> None:
-    """Refuse a policy that no runner can follow.
-
-    Raises:
-        InvalidRequest: A number is out of bounds, or a kind is none that can be tried again.
-    """
-    if not 1 <= retry.times <= MOST_RETRIES:
-        raise InvalidRequest(f"retry.times: {retry.times} is not between 1 and {MOST_RETRIES}")
-    if not 0 <= retry.wait <= 3600:
-        raise InvalidRequest(f"retry.wait: {retry.wait:g} is not between 0 and 3600 seconds")
-    if not retry.kinds:
-        raise InvalidRequest(
-            "retry.kinds: none, so nothing would be tried again",
-            hint=f"the kinds are {', '.join(RETRYABLE)}",
-        )
-    for kind in retry.kinds:
-        if kind not in RETRYABLE:
-            raise InvalidRequest(
-                f"retry.kinds: {kind!r} is no kind of failure that is tried again",
-                hint=f"the kinds are {', '.join(RETRYABLE)}",
-            )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
     """Where an instance group is: in a zone, or in a region with the zones that it may use."""
@@ -318,34 +239,6 @@ class Location:
         if place.zones:
             return cls(region=region_of(place.zones[0]), zones=place.zones)
         return cls(zone=place.zone)
-
-
-def region_of(zone: str) -> str:
-    """A zone's region: a zone's name is its region's and a letter."""
-    return zone.rpartition("-")[0]
-
-
-def check_zones(zones: Sequence[str]) -> None:
-    """Refuse what one group can't be in.
-
-    Raises:
-        InvalidRequest: One is not of a zone's form, is there twice, or is of another region.
-    """
-    field = "zone" if len(zones) == 1 else "zones"
-    for number, zone in enumerate(zones):
-        if not _ZONE.fullmatch(zone):
-            raise InvalidRequest(
-                f"{field}: {zone!r} is not a zone such as europe-west1-b", resource=f"zone {zone}"
-            )
-        if zone in zones[:number]:
-            raise InvalidRequest(f"zones: {zone} is there twice", resource=f"zone {zone}")
-        if region_of(zone) != region_of(zones[0]):
-            raise InvalidRequest(
-                f"zones: {zones[0]} and {zone} are in different regions",
-                resource=f"zone {zone}",
-                hint="one sweep is one instance group, whose zones are of one region; launch a "
-                "sweep for each region",
-            )
 
 
 # --------------------------------------------------------------------- observations

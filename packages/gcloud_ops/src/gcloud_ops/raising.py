@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gcloud_ops import groups, ssh, templates
+from gcloud_ops.bucket import list_records
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Manifest
 from gcloud_ops.errors import (
@@ -195,7 +196,7 @@ class _Raising:
         sweep = self._manifest.sweep
         listing = groups.list_members(self._clients, sweep, where=self._where)
         if listing is None:
-            if self._is_made:
+            if self._is_made or (self._is_checked and not self._is_still_wanted()):
                 raise OperationFailed(
                     f"sweep {sweep}: its instance group was removed while it was being launched",
                     resource=f"sweep {sweep}",
@@ -208,6 +209,12 @@ class _Raising:
         if seen != self._seen:
             self._seen, self._moved, self._refusals = seen, time.monotonic(), 0
         return {member.name: member for member in listing}
+
+    def _is_still_wanted(self) -> bool:
+        """Whether an experiment of those is not at its end: else it was a cancel that we saw."""
+        records = list_records(self._clients, self._bucket, self._manifest.sweep)
+        ended = {name for name, record in records.items() if record.is_final}
+        return not ended.issuperset(self._wanted)
 
     def _check_that_it_is_ours(self) -> None:
         sweep = self._manifest.sweep

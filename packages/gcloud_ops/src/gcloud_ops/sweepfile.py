@@ -29,11 +29,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from gcloud_ops.bounds import RETRIED
 from gcloud_ops.contract import Dispatch, Retry
 from gcloud_ops.errors import GcloudOpsError, InvalidRequest, NotFound
-from gcloud_ops.model import MAX_EXPERIMENTS, RETRIED, Sweep
+from gcloud_ops.model import MAX_EXPERIMENTS, Sweep
 
 __all__ = ["RetryPolicy", "SweepFile", "read_sweep"]
 
@@ -68,7 +76,7 @@ class SweepFile(BaseModel):
         default_factory=list, description="Machine types, the preferred one first."
     )
     spot: bool = Field(False, description="Whether the instances are Spot VMs.")
-    retry: int | RetryPolicy | None = Field(None, description="What is tried again, how often.")
+    retry: RetryPolicy | None = Field(None, description="What is tried again, or how often.")
     hours: int | float | None = Field(None, description="Hours that an experiment will take.")
     max_hours: int | float | None = Field(None, description="Hours that an experiment may take.")
     max_cost: int | float | None = Field(None, description="Dollars that the sweep may cost.")
@@ -81,6 +89,12 @@ class SweepFile(BaseModel):
     seeds: int | list[int] = Field(
         default_factory=list, description="Values of --seed; a number N means 1 to N."
     )
+
+    @field_validator("retry", mode="before")
+    @classmethod
+    def _number_alone(cls, value: object) -> object:
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return {"times": value} if is_number else value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -160,20 +174,15 @@ class SweepFile(BaseModel):
             zones=tuple(self.zones),
             machine_types=tuple(self.machines),
             spot=self.spot,
-            retry=retry_of(self.retry),
+            retry=Retry(
+                times=self.retry.times, kinds=tuple(self.retry.kinds), wait=self.retry.wait
+            )
+            if self.retry
+            else None,
             hours=self.hours,
             max_hours=self.max_hours,
             max_cost=self.max_cost,
         )
-
-
-def retry_of(policy: int | RetryPolicy | None) -> Retry | None:
-    """The policy; a number alone means the kinds that another try may help."""
-    if policy is None or policy == 0:
-        return None
-    if isinstance(policy, int):
-        return Retry(times=policy, kinds=RETRIED)
-    return Retry(times=policy.times, kinds=tuple(policy.kinds), wait=policy.wait)
 
 
 def read_sweep(path: Path, *, name: str | None = None) -> Sweep:
@@ -274,7 +283,9 @@ def _lines(
 def _explain(
     error: ValidationError, source: str, lines: dict[tuple[str | int, ...], int]
 ) -> InvalidRequest:
-    first: Any = error.errors()[0]
+    found: list[Any] = list(error.errors())
+    # A key that is mistyped is also one that is missing: the former says more.
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
     # pydantic appends the member of a union that it tried: only what is in the file counts.
     loc: tuple[str | int, ...] = first["loc"]
     if isinstance(cause := first.get("ctx", {}).get("error"), _Misplaced):
@@ -285,12 +296,13 @@ def _explain(
     hint = ""
     match first["type"]:
         case "extra_forbidden":
-            known = list(SweepFile.model_fields)
-            near = difflib.get_close_matches(field, known, 1)
+            nested = RetryPolicy if loc[0] == "retry" else SweepFile
+            known = list(nested.model_fields)
+            near = difflib.get_close_matches(str(loc[-1]), known, 1)
             problem = f"unknown key {field!r}"
             hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
         case "missing":
-            problem = f"the key {first['loc'][0]!r} is missing"
+            problem = f"the key {'.'.join(str(part) for part in first['loc'])!r} is missing"
         case "value_error":
             problem = str(first["ctx"]["error"])
         case _:

@@ -205,11 +205,10 @@ def _watch(
         announcer.look(seen)
         if seen.group_exists and seen.is_final and not any(row.member for row in seen.rows):
             try:
-                groups.delete_group(clients, name, where=looking.where)
+                # Looked at once more: somebody may have begun a rerun just now.
+                groups.delete_if_empty(clients, name, where=looking.where)
             except Unavailable as error:
                 on_trouble(error)
-                stop.wait(interval)
-            continue
         stop.wait(interval)
 
 

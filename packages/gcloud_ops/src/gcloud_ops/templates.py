@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from gcloud_ops.bounds import check_machine_type
 from gcloud_ops.clients import Clients
 from gcloud_ops.compute import checked_name, last_part, time_of
 from gcloud_ops.errors import AlreadyExists, InvalidRequest
-from gcloud_ops.model import check_machine_type
 from gcloud_ops.startup import ContainerSpec, container_of, template_metadata
 
 if TYPE_CHECKING:

@@ -48,9 +48,9 @@ class Terms:
 
     def over(self, described: "Sweep", session: Session) -> "Sweep":
         """The sweep as it is to be launched."""
-        from gcloud_ops.contract import Dispatch
+        from gcloud_ops.bounds import RETRIED
+        from gcloud_ops.contract import Dispatch, Retry
         from gcloud_ops.errors import InvalidRequest
-        from gcloud_ops.sweepfile import retry_of
 
         zone = session.common.zone
         if zone and self.zones:
@@ -70,7 +70,8 @@ class Terms:
         if zone or zones:
             changes |= {"zone": zone, "zones": zones}
         if self.retry is not None:
-            changes["retry"] = retry_of(self.retry)
+            given_retry = described.retry or Retry(times=0, kinds=RETRIED)
+            changes["retry"] = replace(given_retry, times=self.retry) if self.retry else None
         return replace(described, **changes)
 
 
