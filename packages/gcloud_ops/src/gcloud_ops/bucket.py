@@ -296,6 +296,8 @@ def _ended_attempt(record: Record) -> dict[str, Any]:
         "started": raw.get("started"),
         "ended": raw.get("ended"),
         "instance_id": record.instance_id,
+        # What was tried again before it does not count for the attempts to come.
+        "rerun": True,
     }
 
 

@@ -13,7 +13,7 @@ monitoring=${CLOUDSDK_API_ENDPOINT_OVERRIDES_MONITORING:-https://monitoring.goog
 state=$(docker inspect --format '{{.State.StartedAt}} {{.State.ExitCode}}' sinergym 2>/dev/null)
 case $state in
 '' | 0001-*) began='' ;;
-*' 137') began=yes ;;
+*' 137' | *' 75') began=yes ;; # killed, or to be tried again
 *) exit 0 ;; # The runner has been there to its end: all else is its own.
 esac
 
@@ -48,7 +48,7 @@ image=$(meta instance/attributes/sinergym-image | plain)
 why=$(journalctl --unit sinergym.service --output cat --lines 50 | grep -a 'docker: ' | tail -n 1 | plain)
 now=$(date --utc +%Y-%m-%dT%H:%M:%SZ)
 hint="the container could not be started: ${why:-docker gave no reason}"
-[ -n "$began" ] && hint='the runner was killed, again and again'
+[ -n "$began" ] && hint='the runner was started too often'
 echo "sinergym: $hint"
 
 write_record() {

@@ -23,6 +23,9 @@ __all__ = ["ContainerSpec", "cloud_init", "container_of", "template_metadata"]
 SPEC_KEY = "sinergym-container"
 """Metadata key of the spec as JSON, so that a template can be shown as it was asked for."""
 
+RESTART = 75
+"""Exit code of a runner whose experiment is to be tried again (docs/contract.md, section 3)."""
+
 _FOLDER = "/var/lib/sinergym"  # the root file system is read-only, and so is root's home
 _ENVIRONMENT_FILE = f"{_FOLDER}/container.env"
 _UNIT = "sinergym.service"
@@ -85,6 +88,8 @@ def template_metadata(spec: ContainerSpec) -> dict[str, str]:
         "enable-guest-attributes": "TRUE",
         # With OS Login the metadata's `ssh-keys` are ignored; a project may have it on.
         "enable-oslogin": "FALSE",
+        # What the unit does after such an exit code: a runner counts on it only where it is said.
+        "sinergym-restart": f"{RESTART}",
         # For the record; the container itself can't tell what it was started from.
         "sinergym-image": spec.image,
         SPEC_KEY: json.dumps(
@@ -138,8 +143,9 @@ def _unit(spec: ContainerSpec) -> str:
         "Wants=gcr-online.target docker.socket",
         "After=gcr-online.target docker.socket",
         f"OnFailure={_FAILED_UNIT}",
-        "StartLimitIntervalSec=600",
-        "StartLimitBurst=6",
+        # A registry may be away for some minutes; what fails for longer costs money for nothing.
+        "StartLimitIntervalSec=3600",
+        "StartLimitBurst=20",
         "",
         "[Service]",
         f"Environment=HOME={_FOLDER}",
@@ -156,8 +162,9 @@ def _unit(spec: ContainerSpec) -> str:
         "Restart=no",
         # 125 is Docker's own failure, such as a registry that doesn't answer: nothing has run.
         # 137 is a runner that was killed, by the kernel for its memory say: the next one goes on.
-        # (So ends one, too, whose command was killed. It has had its last word, and no other runs.)
-        "RestartForceExitStatus=125 137",
+        # (So does one whose command was killed; it has had its last word, and no other runs.)
+        # 75 is a runner whose experiment is to be tried again.
+        f"RestartForceExitStatus=125 137 {RESTART}",
         "RestartSec=15",
         "",
     ]

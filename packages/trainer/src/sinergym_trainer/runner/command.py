@@ -1,4 +1,4 @@
-"""The experiment's command as a process: its start, its signals, its end and what it meant.
+"""The experiment's command as a process: its start, its signals, its end.
 
 It is a shell in a session of its own. The runner is PID 1, so all orphans in the container come
 to it, and it collects every child that ends.
@@ -6,14 +6,12 @@ to it, and it collects every child that ends.
 
 import ctypes
 import os
-import re
-import shlex
 import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from sinergym_trainer.runner.record import Exit, Record
+from sinergym_trainer.runner.record import Record
 from sinergym_trainer.runner.stopping import SIGNALS
 from sinergym_trainer.runner.vm import Vm
 
@@ -124,47 +122,6 @@ def environment_of(
     return environment
 
 
-def exit_of(status: int, command: str, tail: str) -> Exit:
-    """Say how a command ended: code, signal, kind, and a hint for people.
-
-    Args:
-        status: as `os.waitpid` gives it.
-        command: the command line.
-        tail: the last that it printed.
-    """
-    if os.WIFSIGNALED(status):
-        name = _signal_name(os.WTERMSIG(status))
-        code, killed = 128 + os.WTERMSIG(status), name == "SIGKILL"
-    else:
-        name, code = None, os.WEXITSTATUS(status)
-        killed = code == 128 + signal.SIGKILL
-    if killed:
-        return Exit(
-            code=code,
-            signal="SIGKILL",
-            kind="oom",
-            hint="killed from outside: most likely out of memory; take a larger machine type",
-        )
-    if name is not None:
-        return Exit(code=code, signal=name, kind="signal", hint=f"ended by {name}")
-    if code == 0:
-        return Exit(code=0, signal=None, kind="ok", hint=None)
-    if code == 128 + signal.SIGTERM:
-        # A program that saves before it ends, and a shell whose program a signal ended, say so.
-        said = _last_line(tail, command)
-        hint = f"ended by SIGTERM, though the container was not told to stop; {said}"
-        return Exit(code=code, signal="SIGTERM", kind="signal", hint=hint)
-    if code == 127:
-        found = re.findall(r"([^\s:]+): (?:command )?not found", tail)
-        program = found[-1] if found else _program(command)
-        hint = f"no such program in the image: {program}"
-        return Exit(code=code, signal=None, kind="not_found", hint=hint)
-    hint = _last_line(tail, command)
-    if code == 126:
-        hint = f"{_program(command)} is there, but is not a program that can run; {hint}"
-    return Exit(code=code, signal=None, kind="error", hint=hint)
-
-
 def _adopt_orphans() -> None:
     """Become the parent of the command's orphans, also where we are not PID 1 (Linux)."""
     set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
@@ -193,36 +150,3 @@ def _family(session: int) -> list[int]:
         if ours and state not in "ZX":
             found.append(int(path.name))
     return found
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
-
-
-def _program(command: str) -> str:
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        words = command.split()
-    return next((word for word in words if "=" not in word), command)[:200]
-
-
-def _last_line(tail: str, command: str) -> str:
-    """What a command said last; the error that it signed with its name, if there is one.
-
-    After that one may come what libraries still print when Python ends.
-    """
-    lines = [
-        line.strip()
-        for line in tail.splitlines()
-        if line.strip() and not line.startswith("sinergym-runner: ")
-    ]
-    if not lines:
-        return "it printed nothing"
-    names = ("sinergym-train: ", f"{Path(_program(command)).name}: ")
-    signed = [line for line in lines[-10:] if line.startswith(names)]
-    last = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", (signed or lines)[-1])
-    return "its last line: " + "".join(sign for sign in last if sign.isprintable())[:500]

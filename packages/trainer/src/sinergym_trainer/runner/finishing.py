@@ -151,6 +151,51 @@ def lost_record(one: Seen, sweep: str, command: str | None, *, now: str) -> Json
     }
 
 
+def list_records(bucket: Any, sweep: str) -> dict[str, Seen]:
+    """The records of a sweep by experiment: one call for every 1,000, and their whole content.
+
+    What a listing shows may be shortened; where it shows nothing, the object is read.
+    """
+    prefix = f"{sweep}/records/"
+    found = {}
+    fields = "items(name,metadata,generation,updated),nextPageToken"
+    for blob in bucket.list_blobs(prefix=prefix, fields=fields, **_CALL):
+        experiment = blob.name.removeprefix(prefix).removesuffix(".json")
+        text = (blob.metadata or {}).get("record")
+        if text is None and (read := _read(bucket, blob.name)) is not None:
+            text = read.content
+        found[experiment] = Seen(
+            experiment=experiment,
+            record=_parsed(text) if text is not None else None,
+            generation=int(blob.generation),
+            stored=blob.updated,
+        )
+    return found
+
+
+def _read(bucket: Any, name: str) -> _Object | None:
+    for _ in range(_TRIES):
+        blob = bucket.get_blob(name, **_CALL)
+        if blob is None:
+            return None
+        generation = int(blob.generation)  # the download may forget it
+        made, stored = blob.time_created, blob.updated
+        try:
+            content = blob.download_as_bytes(if_generation_match=generation, **_CALL)
+        except Exception as error:
+            if getattr(error, "code", None) in {404, 412}:  # replaced in between
+                continue
+            raise
+        return _Object(content=content, generation=generation, made=made, stored=stored)
+    raise ConnectionError(f"{name} changes faster than it can be read")
+
+
+def any_rerun(bucket: Any, sweep: str) -> bool:
+    """Whether an experiment of the sweep is asked to run again, and has not begun to."""
+    records = list_records(bucket, sweep).values()
+    return any(one.record is not None and one.record.get("state") == "again" for one in records)
+
+
 class Finishing:
     """What is done between the final record and the removal of the VM; trouble ends nothing else.
 
@@ -230,29 +275,13 @@ class Finishing:
     # The bucket
 
     def _read_manifest(self) -> tuple[Json, datetime] | None:
-        found = self._read(f"{self._me.sweep}/sweep.json")
+        found = _read(self._bucket(), f"{self._me.sweep}/sweep.json")
         if found is None:
             return None
         manifest = json.loads(found.content)
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
             raise ValueError("the manifest is not of schema 1")
         return manifest, found.made
-
-    def _read(self, name: str) -> _Object | None:
-        for _ in range(_TRIES):
-            blob = self._bucket().get_blob(name, **_CALL)
-            if blob is None:
-                return None
-            generation = int(blob.generation)  # the download may forget it
-            made, stored = blob.time_created, blob.updated
-            try:
-                content = blob.download_as_bytes(if_generation_match=generation, **_CALL)
-            except Exception as error:
-                if getattr(error, "code", None) in {404, 412}:  # replaced in between
-                    continue
-                raise
-            return _Object(content=content, generation=generation, made=made, stored=stored)
-        raise ConnectionError(f"{name} changes faster than it can be read")
 
     def _replace(self, name: str, content: Json, *, generation: int, record: bool) -> bool:
         """Replace an object of this generation (0: make it); False when somebody was faster."""
@@ -272,32 +301,11 @@ class Finishing:
             raise
         return True
 
-    def _list_records(self) -> dict[str, Seen]:
-        prefix = f"{self._me.sweep}/records/"
-        bucket = self._bucket()
-        found = {}
-        for blob in bucket.list_blobs(
-            prefix=prefix,
-            fields="items(name,metadata,generation,updated),nextPageToken",
-            **_CALL,
-        ):
-            experiment = blob.name.removeprefix(prefix).removesuffix(".json")
-            text = (blob.metadata or {}).get("record")
-            if text is None and (read := self._read(blob.name)) is not None:
-                text = read.content
-            found[experiment] = Seen(
-                experiment=experiment,
-                record=_parsed(text) if text is not None else None,
-                generation=int(blob.generation),
-                stored=blob.updated,
-            )
-        return found
-
     # Others, and the sweep
 
     def _look_around(self, manifest: Json, made: datetime) -> None:
         commands = _commands(manifest)
-        records = self._list_records()
+        records = list_records(self._bucket(), self._me.sweep)
         seen = {one: records.get(one) or Seen(experiment=one, record=None) for one in commands}
         mine = seen.get(self._me.experiment)
         now = mine.stored if mine is not None else None
@@ -311,7 +319,7 @@ class Finishing:
             series = [labels for one in marked if (labels := experiment_labels(one, each=each))]
             if series:
                 self._write(EXPERIMENT_FINISHED, series)
-            records = self._list_records()
+            records = list_records(self._bucket(), self._me.sweep)
             seen = {one: records.get(one) or Seen(experiment=one, record=None) for one in commands}
         if now is not None and all(one.is_final for one in seen.values()):
             ended = [one.record for one in seen.values() if one.record is not None]
@@ -360,7 +368,7 @@ class Finishing:
         """Write the final record of a lost experiment, unless it has said something since."""
         name = f"{self._me.sweep}/records/{one.experiment}.json"
         if one.record is not None:
-            found = self._read(name)
+            found = _read(self._bucket(), name)
             if found is None or found.generation != one.generation:
                 return None
             # The whole of it: what the listing shows may be shortened.
@@ -404,7 +412,7 @@ class Finishing:
         generation = 0
         for _ in range(_TRIES):
             self._replace(name, marker, generation=generation, record=False)
-            found = self._read(name)
+            found = _read(self._bucket(), name)
             if found is None:
                 return None
             there, generation = json.loads(found.content), found.generation

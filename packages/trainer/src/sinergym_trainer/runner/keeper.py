@@ -73,6 +73,8 @@ class Keeper:
         """Set when the claim has been decided: `record.attempt` counts, or `ended_before`."""
         self.ended_before = False
         """True when the record was final before we came: nothing may run."""
+        self.command_before: str | None = None
+        """The command of the attempt before, as its record has it; None where there was none."""
         self.verdict: Verdict | None = None
         """STOP, SUPERSEDED or DELETED once somebody else's word ends the experiment."""
         self._thread = threading.Thread(target=self._keep, name="record", daemon=True)
@@ -194,12 +196,18 @@ class Keeper:
                         )
                     return
             self._tried = claimed
+            before = found.get("command") if found is not None else None
+            self.command_before = before if isinstance(before, str) and before.strip() else None
             if mine is None and not self._replace(claimed):
                 continue
             with self._changed:
                 # What was said meanwhile (a version found, say) is kept, and written next.
                 self._record = replace(
-                    self._record, attempt=claimed.attempt, started=claimed.started
+                    self._record,
+                    attempt=claimed.attempt,
+                    started=claimed.started,
+                    spent=claimed.spent,
+                    history=claimed.history,
                 )
                 self._written_version = version if mine is None else -1
             return

@@ -17,6 +17,10 @@ FINAL = frozenset({"finished", "failed", "cancelled", "idle"})
 METADATA_LIMIT = 7 * 1024
 """Bytes for the metadata entry `record`; Cloud Storage allows 8 KiB for all entries together."""
 SHORTENED = " ...[shortened]"
+HISTORY = 20
+"""Attempts that a record remembers, at most."""
+PREEMPTED = "the VM was preempted"
+"""The hint of an attempt that was told to stop because Compute Engine takes its VM back."""
 
 Json = dict[str, Any]
 
@@ -59,6 +63,10 @@ class Record:
     instance: str | None
     instance_id: str | None
     attempt: int = 0
+    spent: float = 0.0
+    """Seconds that the attempts before this one took."""
+    history: tuple[Mapping[str, Any], ...] = ()
+    """The attempts before this one, the latest last."""
     state: str = "waiting"
     command: str | None = None
     image: str | None = None
@@ -121,13 +129,61 @@ def claim(found: Json | None, draft: Record, *, now: str) -> Record | None:
         draft: who we are.
         now: the time of the claim.
     """
+    claimed = replace(draft, attempt=1, state="waiting", started=now, updated=now)
     if found is None:
-        return replace(draft, attempt=1, state="waiting", started=now, updated=now)
+        return claimed
     if found.get("state") in FINAL:
         return None
     attempt = found.get("attempt")
     last = attempt if isinstance(attempt, int) and attempt > 0 else 0
-    return replace(draft, attempt=last + 1, state="waiting", started=now, updated=now)
+    return replace(
+        claimed, attempt=last + 1, spent=_spent(found), history=_history(found), outputs=None
+    )
+
+
+def _spent(found: Json) -> float:
+    """Seconds on VMs of all attempts up to that of a record that is not final.
+
+    Of each from its claim to its last word: two times of one clock, whatever that says.
+    """
+    before = found.get("spent")
+    spent = float(before) if isinstance(before, int | float) and 0 <= before < 1e9 else 0.0
+    if found.get("state") == "again":
+        return spent
+    begin, end = _time(found.get("started")), _time(found.get("updated"))
+    if begin is None or end is None:
+        return spent
+    return round(spent + max(0.0, (end - begin).total_seconds()), 3)
+
+
+def _history(found: Json) -> tuple[Mapping[str, Any], ...]:
+    """The attempts up to that of a record that is not final, twenty at most."""
+    told = found.get("history")
+    before = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+    attempt = found.get("attempt")
+    if not isinstance(attempt, int) or attempt < 1 or found.get("state") == "again":
+        return tuple(before[-HISTORY:])
+    end = found.get("exit")
+    end = end if isinstance(end, dict) else {}
+    hint = end.get("hint")
+    kind = "preempted" if hint == PREEMPTED else end.get("kind")
+    entry = {
+        "attempt": attempt,
+        "kind": kind if isinstance(kind, str) else "unknown",
+        "hint": hint[:200] if isinstance(hint, str) else None,
+        "started": found.get("started"),
+        "ended": found.get("updated"),
+        "instance_id": found.get("instance_id"),
+    }
+    return (*before, entry)[-HISTORY:]
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return found if found is None or found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def judge(found: Json | None, mine: Record) -> Verdict:
@@ -163,8 +219,9 @@ def fit_metadata(record: Json) -> str:
         text = _compact(content)
         if len(text) <= METADATA_LIMIT:
             return text
-    for member in ("progress", "versions", "mlflow"):
-        content = {**content, member: {} if member != "mlflow" else None}
+    empty: Json = {"history": [], "progress": {}, "versions": {}, "mlflow": None}
+    for member in ("progress", "versions", "mlflow", "history"):
+        content = {**content, member: empty[member]}
         text = _compact(content)
         if len(text) <= METADATA_LIMIT:
             return text
@@ -193,26 +250,6 @@ def parse_report(content: bytes) -> Report | None:
     )
 
 
-def boot_command(manifest: bytes, experiment: str) -> str | None:
-    """Return the experiment's command if the sweep is dispatched at boot, else None.
-
-    Raises:
-        ValueError: it is not a manifest of schema 1, or the experiment is not in it.
-    """
-    found = json.loads(manifest)
-    if not isinstance(found, dict) or found.get("schema") != 1:
-        raise ValueError("not a manifest of schema 1")
-    if found.get("dispatch") != "boot":
-        return None
-    for each in found.get("experiments") or []:
-        if isinstance(each, dict) and each.get("id") == experiment:
-            command = each.get("command")
-            if not isinstance(command, str):
-                raise ValueError(f"{experiment} has no command in it")
-            return command
-    raise ValueError(f"{experiment} is not in it")
-
-
 def timestamp() -> str:
     """Return the time now as the contract writes it: RFC 3339, UTC, with a Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -234,6 +271,8 @@ def _shorten(content: Any, limit: int) -> Any:
         return kept + SHORTENED
     if isinstance(content, dict):
         return {key: _shorten(value, limit) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_shorten(value, limit) for value in content]
     return content
 
 

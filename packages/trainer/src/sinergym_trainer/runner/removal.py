@@ -22,6 +22,7 @@ def remove(
     *,
     give_up: Callable[[], bool],
     say: Callable[[str], None],
+    rerun_wanted: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Remove this VM, and its group when this was the group's last member.
 
@@ -34,6 +35,7 @@ def remove(
         environment: says where the Compute Engine API is, if not at Google.
         give_up: becomes true when there is no more time; asked between two tries.
         say: prints a line.
+        rerun_wanted: whether an experiment is to run again: then the group is about to be used.
 
     Returns:
         False when the cloud has refused, or did not answer in time; the reason has been said.
@@ -64,7 +66,7 @@ def remove(
             say(f"the group {vm.group_name} is gone already")
             return True
         _wait_for(compute, operation, vm.group.rpartition("/instanceGroupManagers/")[0])
-        _remove_empty_group(compute, vm.group, say)
+        _remove_empty_group(compute, vm.group, say, rerun_wanted)
     except Refused as error:
         say(f"{vm.instance} could not be removed: {error}")
         return False
@@ -87,7 +89,12 @@ def _wait_for(compute: Compute, operation: dict[str, Any], location: str) -> Non
         found = compute.call("GET", f"{location}/operations/{name}")
 
 
-def _remove_empty_group(compute: Compute, group: str, say: Callable[[str], None]) -> None:
+def _remove_empty_group(
+    compute: Compute,
+    group: str,
+    say: Callable[[str], None],
+    rerun_wanted: Callable[[], bool],
+) -> None:
     """Remove the group if we were the last; two that end together may both think so.
 
     Who finds it being changed is not the only one: it looks a few times, and leaves the rest to
@@ -101,6 +108,9 @@ def _remove_empty_group(compute: Compute, group: str, say: Callable[[str], None]
         size = found.get("targetSize")
         if size != 0:
             say(f"the group keeps {size} more")
+            return
+        if rerun_wanted():
+            say("the group stays: an experiment is to run again")
             return
         if look == 0:
             say("this was the last one: removing the group")

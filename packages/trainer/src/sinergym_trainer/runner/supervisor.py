@@ -1,9 +1,11 @@
 """The life of an experiment in its container, as `sinergym-runner` (PID 1) leads it.
 
     claim the attempt -> waiting -> running -> uploading -> final -> signal -> remove the VM
+                                                  └-> retrying -> a new container: the next attempt
 
 The rules are those of the wire contract (`docs/contract.md`); of all this the training program
-knows nothing but a few environment variables.
+knows nothing but a few environment variables. One runner leads one attempt: the command comes
+from the manifest, from the record of the attempt before, or from whoever submits it.
 
 Signals. SIGTERM (or SIGINT) means that the container is being stopped: the VM is preempted, or
 deleted because the sweep was cancelled, or somebody typed `docker stop`. The command's group gets
@@ -17,9 +19,13 @@ at once, with 143. Once the command has ended by itself, SIGTERM only shortens w
 outputs to 25 s (if they do not make it, the record stays not final, too), the signal to 3 s, the
 removal to 60 s.
 
+Limits. When the experiment's time is used up, SIGTERM goes to the command in the same way; its end
+is final then. What ended well all the same has finished.
+
 Exit code: the command's (128 + n if signal n ended it; 1 if only its outputs got lost); 0 after
 `idle`, a cancellation, or when the experiment had ended before; 143 after SIGTERM; 1 when the
-bucket could not be reached in all the time, or another VM has taken over; 2 when it is not known
+bucket could not be reached in all the time, or another VM has taken over; 75 when the next
+attempt wants a new container; 2 when it is not known
 who we are, or the working directory cannot be used; 70 after a bug of the runner's own.
 """
 
@@ -29,51 +35,39 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sinergym_trainer.errors import one_line
-from sinergym_trainer.outputs import Uploader, connect
+from sinergym_trainer.outputs import connect
 from sinergym_trainer.runner import mailbox, vm
-from sinergym_trainer.runner.command import Child, environment_of, exit_of
-from sinergym_trainer.runner.credentials import read_login
-from sinergym_trainer.runner.finishing import LOST_AFTER, Finishing
+from sinergym_trainer.runner.ends import OUT_OF_TIME, exit_of
+from sinergym_trainer.runner.finishing import LOST_AFTER, Finishing, any_rerun
 from sinergym_trainer.runner.keeper import PAUSE, Keeper
 from sinergym_trainer.runner.log import Log, say
-from sinergym_trainer.runner.record import (
-    FINAL,
-    Exit,
-    Record,
-    Verdict,
-    boot_command,
-    parse_report,
-    timestamp,
-)
+from sinergym_trainer.runner.record import FINAL, Exit, Record, Verdict, timestamp
 from sinergym_trainer.runner.removal import remove
+from sinergym_trainer.runner.running import GRACE, Ended, Running
 from sinergym_trainer.runner.signals import is_available
 from sinergym_trainer.runner.stopping import (
     STOP_SIGNALS,
     Deadline,
     hold_signals,
     next_signal,
-    put_back,
     stop_pending,
 )
+from sinergym_trainer.runner.terms import Terms, terms_of
 
-GRACE = 25.0
-"""Seconds that the command has after SIGTERM."""
 STOPPED = 128 + signal.SIGTERM
-STOP_SPREADS = 2.0
-"""Seconds in which a signal to all of a container's processes has reached the runner."""
-LOGIN_PATIENCE = 15.0
-"""Seconds to wait for the secret with the tracking server's user name and password."""
+RESTART = 75
+"""Exit code that asks for a new container, and so for the next attempt (sysexits.h: TEMPFAIL)."""
 SIGNAL_PATIENCE = 90.0
 """Seconds to try the signals of the end: Monitoring may be away for a minute."""
 HURRIED_SIGNAL = 3.0
 """Seconds for them once the container is told to stop."""
-HURRIED_SYNC = 0.5
-"""Seconds between two looks for new outputs once the container is told to stop."""
+TERMS_PATIENCE = 15.0
+"""Seconds that a command waits for the manifest's terms; then it runs without a limit."""
 
 OLD_NAME = "DRL_battery.py"
 OLD_PROGRAM = '''\
@@ -86,18 +80,6 @@ from sinergym_trainer.cli import main
 if __name__ == "__main__":
     sys.exit(main())
 '''
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """The end of the command."""
-
-    status: int
-    """As `os.waitpid` gives it."""
-    stopped: bool = False
-    """The container was told to stop while the command ran."""
-    problem: str | None = None
-    """Why it could not even be started."""
 
 
 def supervise(environment: Mapping[str, str] = os.environ) -> int:
@@ -126,10 +108,9 @@ class _Supervisor:
         self._environment = environment
         self._box = box
         self._log = log
-        self._child = Child()
-        self._kill_at: float | None = None
-        self._hurry = threading.Event()
-        self._preempted = False
+        self._running: Running | None = None
+        self._terms = Terms()
+        self._terms_known = threading.Event()
 
     def run(self) -> int:
         try:
@@ -168,7 +149,8 @@ class _Supervisor:
             say(f"the runner itself has failed, this is a bug: {one_line(error)}")
             traceback.print_exc()
             sys.stderr.flush()
-            self._child.end_family(self._kill_at)
+            if self._running is not None:
+                self._running.end_family()
             hint = f"the runner itself has failed: {one_line(error)}"
             self._conclude("failed", Exit(code=None, signal=None, kind="error", hint=hint), 60)
             return 70
@@ -177,21 +159,55 @@ class _Supervisor:
         command = self._wait_for_command()
         if isinstance(command, int):
             return command
-        ended = self._run(command)
-        self._child.end_family(self._kill_at)
+        self._await_terms()
+        seconds = self._terms.left(self._keeper.record.spent)
+        if seconds is not None and seconds <= 0:
+            return self._too_late()
+        self._write_old_name()
+        running = self._running = Running(
+            self._keeper,
+            self._vm,
+            self._environment,
+            folder=self._box.folder,
+            bucket=self._bucket,
+            sync_seconds=self._seconds("SINERGYM_SYNC_SECONDS", 15.0),
+            on_deleted=self._log.withdraw,
+        )
+        ended = running.run(command, seconds=seconds)
         verdict = self._keeper.verdict
         if verdict is not None:
             return self._end_as_told(verdict)
-        result = exit_of(ended.status, command, self._log.tail())
-        if ended.problem:
-            result = replace(result, hint=ended.problem)
-        if ended.stopped or (result.signal == "SIGTERM" and self._is_being_stopped()):
-            return self._leave(result)
+        result = self._exit_of(ended, command)
+        if ended.stopped or (result.signal == "SIGTERM" and running.is_being_stopped()):
+            return self._leave(running, result)
         if result.signal:
             say(f"the command was ended by {result.signal}")
         else:
             say(f"the command ended with exit code {result.code}")
-        return self._finish(result)
+        return self._finish(running, result)
+
+    def _exit_of(self, ended: Ended, command: str) -> Exit:
+        result = exit_of(ended.status, command, self._log.tail(), memory_kills=ended.memory_kills)
+        if ended.problem:
+            return replace(result, hint=ended.problem)
+        # One that ended well although it was told to stop has reached its end all the same.
+        if ended.out_of_time and result.kind != "ok" and not ended.stopped:
+            return replace(result, signal=None, kind=OUT_OF_TIME, hint=self._limit_hint())
+        return result
+
+    def _limit_hint(self) -> str:
+        return (
+            f"its limit of {self._terms.seconds or 0:g} s on VMs is used up; a rerun with a higher"
+            " one goes on from the last checkpoint"
+        )
+
+    def _too_late(self) -> int:
+        """The attempts before this one have used up the experiment's time."""
+        self._box.shut("the experiment's time is used up")
+        say(self._limit_hint())
+        result = Exit(code=None, signal=None, kind=OUT_OF_TIME, hint=self._limit_hint())
+        self._conclude("failed", result, 120)
+        return 0
 
     # Waiting
 
@@ -205,7 +221,7 @@ class _Supervisor:
                 say("told to stop before a command came")
                 self._log.flush(Deadline(2, 2) if claimed else lambda: True)
                 return STOPPED
-            self._child.reap()
+            _reap_orphans()
             if not claimed and self._keeper.claimed.is_set():
                 claimed = True
                 record = self._keeper.record
@@ -235,29 +251,46 @@ class _Supervisor:
                     return self._idle()
 
     def _read_manifest(self) -> None:
-        """In sweeps that are dispatched at boot, take the command from the manifest."""
+        """Take the terms from the manifest; the command too, if it is there or ran before."""
+        terms = self._read_terms()
+        if terms is not None:
+            self._terms = terms
+        self._terms_known.set()
+        # An attempt that follows another does the same, also where a launcher sent the command.
+        command = self._terms.command or self._keeper.command_before
+        if command is not None:
+            self._box.publish(command)
+
+    def _read_terms(self) -> Terms | None:
         delay = first = 0.5
-        while not self._child.started and self._keeper.verdict is None:
+        while self._keeper.verdict is None:
             try:
-                command = boot_command(
+                manifest = (
                     self._bucket()
                     .blob(f"{self._vm.sweep}/sweep.json")
-                    .download_as_bytes(retry=None, timeout=(5, 20)),
-                    self._vm.experiment,
+                    .download_as_bytes(retry=None, timeout=(5, 20))
                 )
+                return terms_of(manifest, self._vm.experiment)
             except Exception as error:
                 if getattr(error, "code", None) == 404:
-                    return
+                    return None
                 if isinstance(error, ValueError):
                     say(f"the manifest cannot be read: {error}")
-                    return
+                    return None
                 if delay == first:
                     say(f"the manifest cannot be read yet, trying again: {one_line(error)}")
                 time.sleep(delay)
                 delay = min(delay * 2, 10.0)
-            else:
-                if command is not None:
-                    self._box.publish(command)
+        return None
+
+    def _await_terms(self) -> None:
+        """Wait for the manifest's terms, a while: a bucket that is away holds up no command."""
+        until = time.monotonic() + TERMS_PATIENCE
+        while not self._terms_known.wait(0.1):
+            if stop_pending() or self._keeper.verdict is not None:
+                return
+            if time.monotonic() > until:
+                say("the manifest does not come: no limit and no retry are known")
                 return
 
     def _idle(self) -> int:
@@ -269,159 +302,16 @@ class _Supervisor:
         self._conclude("idle", Exit(code=None, signal=None, kind="idle", hint=hint), 120)
         return 0
 
-    # Running
-
-    def _run(self, command: str) -> Ended:
-        record = self._keeper.record
-        output = Path("output", str(record.attempt)).absolute()
-        self._progress = (self._box.folder / f"progress-{record.attempt}.json").absolute()
-        self._progress_seen: tuple[int, ...] = ()
-        self._uploader = Uploader(
-            self._bucket,
-            output,
-            {
-                "": f"{record.sweep}/{record.experiment}/output/",
-                "tensorboard/": f"{record.sweep}/tensorboard/{record.experiment}/",
-            },
-        )
-        self._write_old_name()
-        environment = environment_of(
-            record, self._vm, self._environment, output=output, progress=self._progress
-        )
-        # Last, and nowhere else: this mapping lives only as long as the start of the command.
-        environment |= self._read_login()
-        say(f"running: {command}")
-        self._keeper.update(state="running", command=command)
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            self._progress.unlink(missing_ok=True)
-            self._child.start(command, environment)
-        except (OSError, ValueError) as error:
-            say(f"the command cannot be started: {error}")
-            return Ended(status=126 << 8, problem=f"it could not be started: {error}")
-        done = threading.Event()
-        syncing = threading.Thread(target=self._sync_often, args=(done,), daemon=True)
-        syncing.start()
-        try:
-            return self._watch()
-        finally:
-            done.set()
-            self._hurry.set()
-
-    def _read_login(self) -> dict[str, str]:
-        patience = Deadline(LOGIN_PATIENCE, 0)
-        return read_login(
-            self._environment,
-            give_up=lambda: patience() or self._keeper.verdict is not None,
-            say=say,
-        )
-
-    def _watch(self) -> Ended:
-        """Wait for the end of the command; pass on signals and progress meanwhile."""
-        stopped = False
-        while True:
-            number = next_signal(0.25)
-            status = self._child.reap()
-            if status is not None:
-                self._read_progress()
-                if number in STOP_SIGNALS:
-                    put_back(number)
-                return Ended(status=status, stopped=stopped)
-            if self._kill_at is None and number in STOP_SIGNALS:
-                stopped, self._kill_at = True, time.monotonic() + GRACE
-                say(f"told to stop: SIGTERM to the command, which has {GRACE:g} s")
-                self._child.signal(signal.SIGTERM)
-                self._hurry.set()
-                self._note_stop()
-            elif self._kill_at is None and self._keeper.verdict is not None:
-                self._kill_at = time.monotonic() + GRACE
-                say(f"the experiment was ended from outside: SIGTERM to the command, {GRACE:g} s")
-                if self._keeper.verdict is Verdict.DELETED:
-                    self._log.withdraw()
-                self._child.signal(signal.SIGTERM)
-            elif self._kill_at is not None and time.monotonic() > self._kill_at:
-                say("the command did not end in time: SIGKILL")
-                self._child.signal(signal.SIGKILL)
-            self._read_progress()
-
-    def _note_stop(self) -> None:
-        self._preempted = vm.is_preempted(self._environment)
-        self._keeper.update(exit=self._stop_exit(None))
-
-    def _is_being_stopped(self) -> bool:
-        """Whether a command that SIGTERM ended is the first to hear of the container's end."""
-        until = time.monotonic() + STOP_SPREADS
-        while not stop_pending():
-            if vm.is_preempted(self._environment):
-                self._preempted = True
-                return True
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.25)
-        self._preempted = vm.is_preempted(self._environment)
-        return True
-
-    def _stop_exit(self, code: int | None) -> Exit:
-        hint = "the VM was preempted" if self._preempted else "the container was told to stop"
-        return Exit(code=code, signal="SIGTERM", kind="signal", hint=hint)
-
-    def _sync_often(self, done: threading.Event) -> None:
-        pause, problem = self._seconds("SINERGYM_SYNC_SECONDS", 15.0), None
-        skipped: set[str] = set()
-
-        def over() -> bool:
-            return done.is_set() or self._keeper.verdict is not None
-
-        def next_pass() -> bool:
-            # What the command saves in its last seconds may be all that the next attempt finds.
-            if self._hurry.is_set():
-                done.wait(min(HURRIED_SYNC, pause))
-            else:
-                self._hurry.wait(pause)
-            return not over()
-
-        while next_pass():
-            result = self._uploader.sync(over)
-            if result.failed and not over():
-                path, why = next(iter(result.failed.items()))
-                if why != problem:
-                    say(f"{path} could not be uploaded yet: {why}")
-                problem = why
-            for path in set(result.skipped) - skipped:
-                say(f"{path} is not uploaded: no object can have that name")
-                skipped.add(path)
-            total = self._uploader.total
-            self._keeper.update(outputs={"files": total.files, "bytes": total.bytes})
-
-    def _read_progress(self) -> None:
-        try:
-            status = self._progress.stat()
-            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if seen == self._progress_seen or status.st_size > 64 << 10:
-                return
-            report = parse_report(self._progress.read_bytes())
-        except OSError:
-            return
-        self._progress_seen = seen
-        if report is None:
-            return
-        record = self._keeper.record
-        self._keeper.update(
-            progress={**record.progress, **report.progress},
-            mlflow=report.mlflow if report.mlflow is not None else record.mlflow,
-            versions={**record.versions, **report.versions},
-        )
-
     # The end
 
-    def _finish(self, result: Exit) -> int:
+    def _finish(self, running: Running, result: Exit) -> int:
         """After the command's own end: outputs, log, final record, removal."""
         self._keeper.update(state="uploading", exit=result)
         minutes = self._seconds("SINERGYM_UPLOAD_MINUTES", 10.0)
-        failed = self._upload_outputs(Deadline(minutes * 60, GRACE))
+        failed = running.upload(Deadline(minutes * 60, GRACE))
         if failed and stop_pending():
             say("told to stop before all outputs were uploaded: the next attempt has to repeat it")
-            return self._leave(result)
+            return self._leave(running, result)
         if self._keeper.verdict is not None:
             return self._end_as_told(self._keeper.verdict)
         state = "finished" if result.kind == "ok" else "failed"
@@ -431,16 +321,47 @@ class _Supervisor:
             hint = f"{len(failed)} files could not be uploaded, {path} for one: {why}{before}"
             say(hint)
             state, result = "failed", replace(result, kind="upload", hint=hint)
+        if state == "failed":
+            self._await_terms()
+            pause = self._terms.pause_before_retry(self._keeper.record, result.kind)
+            if pause is not None:
+                return self._retry(result, pause)
         self._conclude(state, result, minutes * 60)
         return result.code or int(result.kind == "upload")
 
-    def _leave(self, result: Exit) -> int:
+    def _retry(self, result: Exit, pause: float) -> int:
+        """Leave the record open, wait, and ask for a new container: it claims the next attempt.
+
+        A container is an attempt, and an attempt has a log of its own; so the next one is not
+        run in this one. Where nothing starts a container again, the end is final.
+        """
+        if self._vm.restart_code != RESTART:
+            say("this VM's template starts no container again: it is not tried again")
+            self._conclude("failed", result, 600)
+            return result.code or 1
+        say(f"failed ({result.kind}), and is tried again in {pause:g} s")
+        self._keeper.update(state="retrying", exit=result)
+        self._log.flush(Deadline(60, 10))
+        self._keeper.settle(Deadline(60, 10))
+        until = time.monotonic() + pause
+        while (left := until - time.monotonic()) > 0 and self._keeper.verdict is None:
+            if next_signal(min(left, 0.25)) in STOP_SIGNALS:
+                say("told to stop: the next VM tries it again")
+                self._log.flush(Deadline(5, 5))
+                return STOPPED
+            _reap_orphans()
+        if self._keeper.verdict is not None:
+            return self._end_as_told(self._keeper.verdict)
+        self._keeper.close()
+        return RESTART
+
+    def _leave(self, running: Running, result: Exit) -> int:
         """After SIGTERM: save what is there; the record stays open for the next attempt."""
         say(f"the command ended with {result.signal or f'exit code {result.code}'}")
-        if self._upload_outputs(Deadline(GRACE, GRACE)):
+        if running.upload(Deadline(GRACE, GRACE)):
             say("not all outputs could be uploaded")
         self._log.flush(Deadline(10, 10))
-        self._keeper.update(exit=self._stop_exit(result.code))
+        self._keeper.update(exit=running.stop_exit(result.code))
         self._keeper.settle(Deadline(5, 5))
         return STOPPED
 
@@ -456,8 +377,8 @@ class _Supervisor:
             say("the sweep was deleted")
         else:
             say("the experiment was cancelled")
-            if self._child.started:
-                self._upload_outputs(Deadline(60, GRACE))
+            if self._running is not None:
+                self._running.upload(Deadline(60, GRACE))
             self._log.flush(Deadline(30, 10))
         self._remove_vm()
         return 0
@@ -511,9 +432,23 @@ class _Supervisor:
     def _remove_vm(self) -> None:
         self._keeper.close()
         seconds = self._seconds("SINERGYM_REMOVAL_SECONDS", 600.0)
-        remove(self._vm, self._environment, give_up=Deadline(seconds, 60), say=say)
+        remove(
+            self._vm,
+            self._environment,
+            give_up=Deadline(seconds, 60),
+            say=say,
+            rerun_wanted=self._rerun_wanted,
+        )
         if self._log_is_wanted():
             self._log.flush(Deadline(5, 5))
+
+    def _rerun_wanted(self) -> bool:
+        """Whether an experiment of the sweep is asked to run again; so, too, if nobody knows."""
+        try:
+            return any_rerun(self._bucket(), self._vm.sweep)
+        except Exception as error:
+            say(f"it is not known whether something is to run again: {one_line(error)}")
+            return True
 
     def _log_is_wanted(self) -> bool:
         keeper = self._keeper
@@ -522,29 +457,6 @@ class _Supervisor:
             and not keeper.ended_before
             and keeper.verdict in {None, Verdict.STOP}
         )
-
-    def _upload_outputs(self, give_up: Deadline) -> Mapping[str, str]:
-        """Upload until all is there; returns what is not, and why."""
-
-        def over() -> bool:
-            return give_up() or self._keeper.verdict in {Verdict.DELETED, Verdict.SUPERSEDED}
-
-        delay = 1.0
-        while True:
-            result = self._uploader.sync(over)
-            total = self._uploader.total
-            self._keeper.update(outputs={"files": total.files, "bytes": total.bytes})
-            if not result.failed:
-                say(f"outputs: {total.files} files, {total.bytes} bytes in the bucket")
-                return {}
-            path, why = next(iter(result.failed.items()))
-            say(f"{len(result.failed)} files are not uploaded yet, {path} for one: {why}")
-            until = time.monotonic() + delay
-            while time.monotonic() < until:
-                if over():
-                    return result.failed
-                time.sleep(0.1)
-            delay = min(delay * 2, 30.0)
 
     def _write_old_name(self) -> None:
         try:
@@ -579,6 +491,16 @@ class _Once:
             if self._made is None:
                 self._made = self._make()
             return self._made
+
+
+def _reap_orphans() -> None:
+    """As PID 1, collect whatever child has ended, while there is no command to wait for."""
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return
+        except ChildProcessError:
+            return
 
 
 def _versions() -> dict[str, str]:

@@ -39,6 +39,8 @@ class Vm:
     image: str | None = None
     keep: bool = False
     """True when the VM must stay (for a look at what went wrong)."""
+    restart_code: int | None = None
+    """Exit code of the runner after which the VM starts a new container; None: it never does."""
 
     @property
     def group_name(self) -> str | None:
@@ -130,6 +132,7 @@ def identify(
         raise SettingsMissing(f"{patience!r} is not a number of seconds (sinergym-patience)")
     group = attributes["created-by"]
     keep = environment.get("SINERGYM_KEEP_VM") or attributes["sinergym-keep"] or ""
+    restart = (attributes["sinergym-restart"] or "")[:3]
     return Vm(
         bucket=bucket,
         sweep=sweep,
@@ -142,6 +145,7 @@ def identify(
         group=group if group and GROUP_PATH.fullmatch(group) else None,
         image=environment.get("SINERGYM_IMAGE") or attributes["sinergym-image"],
         keep=keep.lower() in {"1", "true", "yes"},
+        restart_code=int(restart) if restart.isascii() and restart.isdigit() else None,
     )
 
 
@@ -171,6 +175,7 @@ _ATTRIBUTES = (
     "sinergym-patience",
     "sinergym-keep",
     "sinergym-image",
+    "sinergym-restart",
     "created-by",
 )
 _PATHS = (
