@@ -1,6 +1,7 @@
 """What the doctor finds, each in a local cloud that has just this one fault."""
 
 import json
+import re
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from google.oauth2.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcloud_ops import alerts, doctor, setting_up, templates
+from gcloud_ops import alerts, cli, doctor, setting_up, templates
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Dispatch
 from gcloud_ops.doctor.quotas import Quota, needed, short
@@ -476,6 +477,17 @@ def test_a_launch_that_can_not_be_makes_nothing(
     calls: dict[str, int] = ask(cloud, "stats")["calls"]
     assert not [name for name in calls if name.split(".")[-1] in CHANGES]
     assert run(*launch, "--dry-run").code == 0
+
+
+def test_each_command_in_an_advice_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who follows the advice gets no error of usage."""
+    folder = Path(doctor.__file__).parent
+    text = "".join(one.read_text(encoding="utf-8") for one in folder.glob("*.py"))
+    commands = set(re.findall(r"`gcloud-ops ((?:[a-z]+ ?)+)", text))
+    assert len(commands) > 4
+    for command in sorted(commands):
+        assert cli.run([*command.split(), "--help"]) == 0, command
+        assert f"Usage: gcloud-ops {command.strip()}" in capsys.readouterr().out
 
 
 def test_no_credentials_is_the_one_thing_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from gcloud_ops.clients import Clients
-from gcloud_ops.doctor import permissions, places, quotas
+from gcloud_ops.doctor import permissions, places, quotas, ways
 from gcloud_ops.doctor.facts import Facts
 from gcloud_ops.doctor.findings import Finding, unseen
 from gcloud_ops.errors import GcloudOpsError
@@ -48,10 +48,10 @@ def examine(clients: Clients, *, sweep: Sweep | None = None) -> Iterator[Finding
         ("bucket", places.bucket),
         ("instances' role on the bucket", places.bucket_roles),
         ("quota", quotas.quota),
-        ("SSH", places.ssh),
-        ("SSH key", places.key),
-        ("tracking server", places.tracking),
-        ("alerts", places.channels),
+        ("SSH", ways.ssh),
+        ("SSH key", ways.key),
+        ("tracking server", ways.tracking),
+        ("alerts", ways.channels),
     )
     yield from _run(facts, checks)
 
@@ -92,7 +92,7 @@ def _run(
 
 def _permissions(facts: Facts) -> Iterator[Finding]:
     try:
-        iap = places.needs_iap(facts)
+        iap = ways.needs_iap(facts)
     except GcloudOpsError:  # the template's own check says so
         iap = False
     yield from permissions.permissions(facts, iap=iap)
