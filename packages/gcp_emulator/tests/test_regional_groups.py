@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from gcp_emulator.compute.capacity import Stock
 from gcp_emulator.server import LocalCloud
 
 from .conftest import GROUPS, ZONE, Client, until
@@ -91,16 +92,20 @@ async def test_a_life_in_a_region(client: Client, cloud: LocalCloud) -> None:
 
 
 async def test_no_room_anywhere(client: Client, cloud: LocalCloud) -> None:
-    """A member waits with the error of each zone, and takes the first place that comes."""
+    """A member waits with an error of each kind, and takes the first place that comes."""
     await client.template()
     for zone in ZONES:
         cloud.lifecycle.set_capacity(0, zone=zone)
+    cloud.lifecycle.set_capacity(0, zone=ZONES[1], machine_type="n2-highcpu-8")
+    del cloud.lifecycle.capacity.stock[Stock(ZONES[1])]
     await regional(client)
     await client.done(await create(client, "wide-1"))
     waiting = (await members_of(client))["wide-1"]
     errors = waiting["lastAttempt"]["errors"]["errors"]
-    assert [error["code"] for error in errors] == ["ZONE_RESOURCE_POOL_EXHAUSTED"] * 3
-    assert len((await client.get(f"{REGIONAL}/wide/listErrors"))["items"]) == 3
+    code = "ZONE_RESOURCE_POOL_EXHAUSTED"
+    assert [error["code"] for error in errors] == [code, f"{code}_WITH_DETAILS"]
+    assert ZONES[0] in errors[0]["message"]
+    assert len((await client.get(f"{REGIONAL}/wide/listErrors"))["items"]) == 2
     cloud.lifecycle.set_capacity(1, zone=ZONES[2])
     (member,) = (await settled(client, 1)).values()
     assert zone_of(member) == ZONES[2]

@@ -94,6 +94,8 @@ async def test_quotas(
     where = f"in region {region}" if region else "globally"
     assert error["message"].startswith(f"Quota '{metric}' exceeded.  Limit: {limit}")
     assert error["message"].endswith(f"{where}.")
+    (entry,) = (await client.get(f"{GROUPS}/quick/listErrors"))["items"]
+    assert entry["error"] == {"code": error["code"], "message": error["message"]}
     (info,) = [d["quotaInfo"] for d in error["errorDetails"]]
     assert info["metricName"] == f"compute.googleapis.com/{metric.lower()}"
     assert info["limit"] == limit

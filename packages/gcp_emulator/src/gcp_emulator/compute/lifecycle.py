@@ -41,6 +41,10 @@ _LONGEST_PAUSE = 30.0
 _OF_ONE = ("RESOURCE_ALREADY_EXISTS",)  # what says nothing of other members
 
 
+class _InVain(dict[tuple[object, ...], list[Json]]):
+    """Why wishes can't be met now: who wants what another did not get does not get it either."""
+
+
 class Lifecycle:
     """Moves instances and members.
 
@@ -146,7 +150,7 @@ class Lifecycle:
             names, preserved = self._fresh_names(group, wanted), {}
         else:
             names, preserved = wanted, dict(wanted)
-        members = []
+        members, in_vain = [], _InVain()
         for name in names:
             member = Member(
                 name=name,
@@ -155,7 +159,7 @@ class Lifecycle:
                 preserved=preserved.get(name),
             )
             group.members[name] = member
-            self._raise(group, member)
+            self._raise(group, member, in_vain)
             members.append(member)
         return members
 
@@ -225,32 +229,32 @@ class Lifecycle:
         """Give free places to those who wait, first come first served."""
         if self._closing:
             return
-        # Who wants the same as one who got nothing gets nothing either.
-        in_vain: set[tuple[object, ...]] = set()
+        in_vain = _InVain()
         for member, group in list(self._waiting.items()):
-            wish = (group, member.template, member.placed and member.zone)
-            if wish in in_vain or self._raise(group, member):
-                continue
-            if all(error["code"] not in _OF_ONE for error in member.errors):
-                in_vain.add(wish)
+            self._raise(group, member, in_vain)
 
-    def _raise(self, group: Group, member: Member) -> bool:
-        """Begin to make the member's instance, or put it in the queue; whether it is begun."""
-        errors: list[Json] = []
-        for zone, kind in choices(group, member):
-            refusal = self._refusal(member, zone, kind)
-            if refusal is None:
-                self._start(group, member, zone, kind)
-                return True
-            if refusal not in errors:
-                errors.append(refusal)
-        if group.shape == "EVEN":
-            group.settle(member, zone)
+    def _raise(self, group: Group, member: Member, in_vain: _InVain) -> None:
+        """Begin to make the member's instance, or put it in the queue."""
+        wish = (group, member.template, member.placed and member.zone)
+        errors = in_vain.get(wish)
+        if errors is None:
+            errors = []
+            for zone, kind in choices(group, member):
+                refusal = self._refusal(member, zone, kind)
+                if refusal is None:
+                    self._start(group, member, zone, kind)
+                    return
+                # One of each kind: a thousand members wait, and each tells all of its errors.
+                if all(refusal["code"] != error["code"] for error in errors):
+                    errors.append(refusal)
+            if group.shape == "EVEN":
+                group.settle(member, zone)
+            elif all(error["code"] not in _OF_ONE for error in errors):
+                in_vain[wish] = errors
         if errors != member.errors:
             member.errors = errors
             group.errors.extend(self._error_entry(member, error) for error in errors)
         self._waiting[member] = group
-        return False
 
     def _start(self, group: Group, member: Member, zone: str, kind: str) -> None:
         self._waiting.pop(member, None)
@@ -319,7 +323,7 @@ class Lifecycle:
         await self.power.end(instance, 0)
         member.instance = None
         await asyncio.sleep(min(self.repair_seconds * 2 ** (member.failures - 1), _LONGEST_PAUSE))
-        self._raise(group, member)
+        self._raise(group, member, _InVain())
 
     def _after_end(self, instance: Instance) -> None:
         """Let the group see that an instance of its has gone, and others have its place."""
@@ -347,7 +351,7 @@ class Lifecycle:
             self.power.remove(old)
         member.instance = None
         member.errors = []
-        self._raise(group, member)
+        self._raise(group, member, _InVain())
 
     async def _delete_member(
         self, group: Group, member: Member, before: asyncio.Task[None] | None, grace: float
@@ -381,7 +385,7 @@ class Lifecycle:
 
     def _error_entry(self, member: Member, error: Json) -> Json:
         return {
-            "error": error,
+            "error": {key: error[key] for key in ("code", "message")},
             "timestamp": now(),
             "instanceActionDetails": {
                 "instance": self._state.link(f"zones/{member.zone}", "instances", member.name),
