@@ -136,6 +136,7 @@ def test_what_failed_runs_again_and_what_runs_is_left_alone(cloud: Clients) -> N
         "started": "2026-11-22T10:00:00Z",
         "ended": "2026-11-22T11:00:00Z",
         "instance_id": said["instance_id"],
+        "rerun": True,
     }
     records = bucket.list_records(cloud, where, "mixed")
     assert records["mixed-0004"].generation == running.generation
