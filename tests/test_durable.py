@@ -1,12 +1,14 @@
 """Sweeps that need no launcher: real runners, commands read at boot, reruns, partial cancels."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.clouds import Command, OwnCloud
 
 from gcloud_ops import bucket, launching, objects, rerunning, sweeps, templates
+from gcloud_ops.contract import Retry
 from gcloud_ops.model import ExperimentStatus, Snapshot, Sweep
 
 pytestmark = pytest.mark.slow
@@ -73,6 +75,24 @@ def test_a_sweep_that_runs_by_itself_and_again(cloud: OwnCloud, tmp_path: Path) 
         for entry in objects.list_objects(cloud.clients, second.bucket, "own/own-0001/output/")
     }
     assert found == {"own/own-0001/output/one.txt"}
+
+
+def test_a_failure_that_is_tried_again(cloud: OwnCloud, tmp_path: Path) -> None:
+    """By the runner alone, on its own VM, as often as the manifest says."""
+    mended = tmp_path / "mended"
+    sweep = Sweep.of_commands("tried", [f"test -e {mended} || {{ touch {mended}; exit 3; }}"])
+    sweep = replace(sweep, retry=Retry(times=1, kinds=("error",), wait=0.1))
+    planned = launching.plan(sweep, cloud.clients)
+
+    events = list(launching.launch(planned, cloud.clients, patience=60))
+    last = watch(cloud, "tried")
+
+    assert isinstance(events[-1], launching.Launched)
+    (row,) = last.rows
+    assert row.status is ExperimentStatus.FINISHED
+    assert row.record is not None
+    assert row.record.attempt == 2
+    assert [(one.number, one.kind) for one in row.record.history] == [(1, "error")]
 
 
 def test_some_are_cancelled_while_others_run(

@@ -11,7 +11,7 @@ import pytest
 
 from gcloud_ops import bucket, groups, instances, launching, objects, raising, sweeps, templates
 from gcloud_ops.clients import Clients
-from gcloud_ops.contract import Machine, Manifest
+from gcloud_ops.contract import Machine, Manifest, Retry
 from gcloud_ops.errors import (
     AlreadyExists,
     InvalidRequest,
@@ -365,6 +365,29 @@ def test_what_a_plan_refuses(cloud: Clients, changes: dict[str, Any], said: str)
         launching.plan(replace(Sweep.of_commands("bad", ["a"]), **changes), cloud)
 
     assert {m: n for m, n in calls_of(cloud).items() if m.endswith("insert")} == before
+
+
+def test_a_template_from_before_retries(cloud: Clients) -> None:
+    """A policy that nobody would follow is refused, with what to do."""
+    raw = templates._read_template(cloud, "sinergym-template")
+    kept = [item for item in raw.properties.metadata.items if item.key != "sinergym-restart"]
+    raw.properties.metadata.items = kept
+    cloud.change(
+        "template aged",
+        cloud.templates.insert_unary,
+        project=cloud.project,
+        instance_template_resource={"name": "aged", "properties": raw.properties},
+    )
+    sweep = replace(
+        Sweep.of_commands("old", ["a"], template="aged"), retry=Retry(times=1, kinds=("error",))
+    )
+
+    with pytest.raises(InvalidRequest, match=r"^retry: the template aged is older") as caught:
+        launching.plan(sweep, cloud)
+
+    assert "template create" in caught.value.hint
+    assert launching.plan(replace(sweep, template=None), cloud).sweep.retry == sweep.retry
+    assert launching.plan(replace(sweep, retry=None), cloud).template.name == "aged"
 
 
 def test_what_is_refused_leaves_nothing(cloud: Clients) -> None:

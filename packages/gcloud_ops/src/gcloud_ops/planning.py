@@ -100,6 +100,14 @@ def plan(sweep: Sweep, clients: Clients, *, source: Path | None = None) -> Launc
                 hint="see `gcloud compute zones list`",
             )
     template = templates.get_template(clients, sweep.template or settings.template)
+    if sweep.retry is not None and template.is_ours and not template.restarts:
+        raise InvalidRequest(
+            f"retry: the template {template.name} is older than retries: its instances start no "
+            "container anew",
+            resource=f"template {template.name}",
+            hint="make it anew with `gcloud-ops template delete` and `template create`, or leave "
+            "retry out",
+        )
     exists = objects.holds(clients, bucket, f"{sweep.name}/sweep.json")
     if exists:
         raise AlreadyExists(

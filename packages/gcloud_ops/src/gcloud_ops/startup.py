@@ -23,6 +23,9 @@ __all__ = ["ContainerSpec", "cloud_init", "container_of", "template_metadata"]
 SPEC_KEY = "sinergym-container"
 """Metadata key of the spec as JSON, so that a template can be shown as it was asked for."""
 
+RESTART_KEY = "sinergym-restart"
+"""Metadata key of the exit code after which the container is started anew."""
+
 RESTART = 75
 """Exit code of a runner whose experiment is to be tried again (docs/contract.md, section 3)."""
 
@@ -89,7 +92,7 @@ def template_metadata(spec: ContainerSpec) -> dict[str, str]:
         # With OS Login the metadata's `ssh-keys` are ignored; a project may have it on.
         "enable-oslogin": "FALSE",
         # What the unit does after such an exit code: a runner counts on it only where it is said.
-        "sinergym-restart": f"{RESTART}",
+        RESTART_KEY: f"{RESTART}",
         # For the record; the container itself can't tell what it was started from.
         "sinergym-image": spec.image,
         SPEC_KEY: json.dumps(

@@ -19,7 +19,7 @@ from gcloud_ops.bounds import check_machine_type
 from gcloud_ops.clients import Clients
 from gcloud_ops.compute import checked_name, last_part, time_of
 from gcloud_ops.errors import AlreadyExists, InvalidRequest
-from gcloud_ops.startup import ContainerSpec, container_of, template_metadata
+from gcloud_ops.startup import RESTART_KEY, ContainerSpec, container_of, template_metadata
 
 if TYPE_CHECKING:
     from google.cloud import compute_v1
@@ -88,6 +88,8 @@ class Template:
     labels: Mapping[str, str] = field(default_factory=dict)
     external_address: bool = True
     """Whether its instances can be reached from outside their network."""
+    restarts: bool = False
+    """Whether its instances start a container anew where an experiment is to be tried again."""
     created: datetime | None = None
 
     @property
@@ -324,6 +326,7 @@ def _template(found: "compute_v1.InstanceTemplate") -> Template:
         environment=container.environment if container else {},
         args=container.args if container else (),
         labels=dict(properties.labels),
+        restarts=RESTART_KEY in metadata,
         external_address=any(it.access_configs for it in properties.network_interfaces),
         created=time_of(found.creation_timestamp),
     )
