@@ -232,14 +232,15 @@ def test_both_sides_say_an_end_in_the_same_words(  # noqa: PLR0917 (all that is 
     ),
     st.none() | st.floats(0, 60),
     st.floats(0, 60),
+    st.sampled_from(["waiting", "running", "uploading", "retrying", "again"]),
 )
 def test_both_sides_agree_on_who_is_lost(
-    member: tuple[str, str] | None, silent: float | None, age: float
+    member: tuple[str, str] | None, silent: float | None, age: float, state: str
 ) -> None:
-    """By the group's word and the bucket's clock."""
+    """By the group's word and the bucket's clock; never who is about to run again."""
     stored = NOW - timedelta(minutes=silent) if silent is not None else None
     made = NOW - timedelta(minutes=age)
-    record = {"schema": 1, "experiment": "quick-0001", "attempt": 1, "state": "running"}
+    record = {"schema": 1, "experiment": "quick-0001", "attempt": 1, "state": state}
     runners = runner_finishing.find_lost(
         {
             "quick-0001": runner_finishing.Seen(
@@ -270,6 +271,7 @@ def test_both_sides_agree_on_who_is_lost(
     )
 
     assert [one.experiment for one in runners] == [one.id for one in ours]
+    assert not (ours and stored and state == "again")
 
 
 def test_what_the_runner_marks_as_lost_is_lost_to_the_launcher() -> None:

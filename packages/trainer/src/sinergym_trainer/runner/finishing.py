@@ -108,7 +108,7 @@ def find_lost(
     """
     lost = []
     for one in seen.values():
-        if one.is_final:
+        if one.is_final or (one.record or {}).get("state") == "again":
             continue
         age = now - (one.stored if one.stored is not None else made)
         if members is None:
