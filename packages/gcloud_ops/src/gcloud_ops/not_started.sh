@@ -78,13 +78,14 @@ EOF
 [ -z "$began" ] && write_record && signal
 
 [ "$(meta instance/attributes/sinergym-keep 2>/dev/null)" = TRUE ] && exit 0
-# Through the group, never directly: the group would make a deleted member again.
+# Through the group, never directly: the group would make a deleted member again. The last one takes
+# the group with it. Instances that fail together would all think that others are left; so none is
+# in a hurry. (An empty group that stays costs nothing, and goes with the next look at the sweep.)
+sleep "$((RANDOM % 15))"
+if google "$compute$group" | grep -q '"targetSize": *1\b'; then
+    google --output /dev/null --request DELETE "$compute$group"
+    exit
+fi
 google --output /dev/null --data-binary @- "$compute$group/deleteInstances" <<EOF
 {"instances": ["zones/$zone/instances/$name"], "skipInstancesOnValidationError": true}
 EOF
-for _ in 1 2 3 4; do
-    sleep 2
-    google "$compute$group" | grep -q '"targetSize": *0' || continue
-    google --output /dev/null --request DELETE "$compute$group"
-    break
-done

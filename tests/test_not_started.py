@@ -1,0 +1,75 @@
+"""A container that can't be started: the instance says so by itself, and removes itself."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from tests.clouds import OwnCloud
+
+from gcloud_ops import bucket, launching, sweeps, templates
+from gcloud_ops.contract import Dispatch
+from gcloud_ops.model import Sweep
+
+TEMPLATE = "impatient"
+
+
+@pytest.fixture(scope="module")
+def cloud(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> Iterator[OwnCloud]:
+    """A cloud that really runs scripts, with a template that tries again at once."""
+    fast = ("--boot-seconds", "0.1", "--pull-seconds", "0.05")
+    made = OwnCloud(tmp_path_factory.mktemp("not-started"), environment, *fast, engine="process")
+    spec = templates.TemplateSpec(name="patient", image="europe-docker.pkg.dev/local/i/trainer:9")
+    templates.create_template(made.clients, spec)
+    _hurry(made, "patient", TEMPLATE)
+    yield made
+    made.stop()
+
+
+def _hurry(cloud: OwnCloud, name: str, hurried: str) -> None:
+    """The template anew, but that systemd waits a moment instead of 15 s between two tries."""
+    clients = cloud.clients
+    found = clients.read(
+        name, clients.templates.get, project=clients.project, instance_template=name
+    )
+    for item in found.properties.metadata.items:
+        item.value = item.value.replace("RestartSec=15", "RestartSec=0.1")
+    clients.change(
+        hurried,
+        clients.templates.insert_unary,
+        project=clients.project,
+        instance_template_resource={"name": hurried, "properties": found.properties},
+    )
+
+
+def _launched(cloud: OwnCloud, name: str, *commands: str) -> None:
+    sweep = Sweep.of_commands(name, commands, template=TEMPLATE, dispatch=Dispatch.BOOT)
+    for _ in launching.launch(launching.plan(sweep, cloud.clients), cloud.clients):
+        pass
+
+
+@pytest.mark.slow
+def test_an_image_that_can_not_be_pulled(cloud: OwnCloud) -> None:
+    """Records, a signal, no instance and no group; without a launcher, in a few seconds."""
+    cloud.ask("faults", {"method": "docker.pull", "count": 1000})
+    _launched(cloud, "pullless", "true", "true")
+    deadline = time.monotonic() + 90
+    while any(row.member for row in (seen := sweeps.status("pullless", cloud.clients)).rows):
+        assert time.monotonic() < deadline, seen
+        time.sleep(0.2)
+    # Two that leave in the same second leave an empty group, which goes with the next look.
+    *_, seen = sweeps.watch("pullless", cloud.clients, interval=0.2)
+    assert seen.is_gone
+    assert [str(row.status) for row in seen.rows] == ["failed", "failed"]
+    for row in seen.rows:
+        assert row.record is not None
+        assert row.record.exit is not None
+        assert (row.record.exit.kind, row.record.exit.code) == ("image_pull", 125)
+        assert "manifest" in row.record.exit.hint
+        assert row.record.raw["instance"] == row.id
+    # What it has written is a record like any other.
+    again = bucket.list_records(cloud.clients, seen.bucket, "pullless")
+    assert all(record.is_final for record in again.values())
+    calls = cloud.calls()
+    assert calls["monitoring.projects.timeSeries.create"] >= 2
