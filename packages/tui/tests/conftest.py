@@ -21,6 +21,7 @@ from gcloud_ops.contract import Dispatch, timestamp
 from gcloud_ops.model import Sweep
 from gcloud_ops.settings import Settings
 from sinergym_tui.app import Console
+from sinergym_tui.config import Config
 from sinergym_tui.fleet import Fleet
 
 SIZES = pytest.mark.parametrize(
@@ -125,13 +126,20 @@ def clients(settings: Settings) -> Clients:
     return Clients.connect(settings)
 
 
-def console(settings: Settings, *, folder: Path | None = None, read_only: bool = False) -> Console:
+def console(
+    settings: Settings,
+    *,
+    folder: Path | None = None,
+    read_only: bool = False,
+    config: Config | None = None,
+) -> Console:
     """A console on these settings that looks five times a second."""
     return Console(
         lambda _tell: Fleet.connect(settings, read_only=read_only),
         read_only=read_only,
         folder=folder,
         interval=0.2,
+        config=config,
     )
 
 

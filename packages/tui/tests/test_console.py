@@ -235,7 +235,7 @@ async def test_hostile_text_is_shown_as_text(
     name = f"hostile-{size[0]}"
     launch(clients, name, 1)
     app = console(settings)
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         await until_shown(pilot, f"▸ {name}")
         write_record(
             clients,

@@ -6,6 +6,7 @@ and when the screen comes back into view: nothing else brings news to it.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -13,6 +14,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content, Span
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Static
 
@@ -43,6 +45,8 @@ class ConsoleScreen(Screen[None]):
 
     SCOPE: ClassVar[str] = ""
     """Its name in `actions`."""
+    PLACE: ClassVar[str] = "sweeps"
+    """What the crumbs begin with."""
 
     DEFAULT_CSS = """
     ConsoleScreen {
@@ -79,13 +83,16 @@ class ConsoleScreen(Screen[None]):
 
     @property
     def crumbs(self) -> tuple[str, ...]:
-        """Where one is, after "sweeps"."""
+        """Where one is, after the place."""
         return ()
 
     @property
     def sweep(self) -> str:
         """The sweep that the poller is to look at closely, while this is in view."""
         return ""
+
+    def look(self) -> None:
+        """Look once more at what the poller doesn't bring."""
 
     def can(self, action: str) -> bool | None:  # noqa: ARG002
         """Whether an action of this screen can be done now; None: grey, False: not offered."""
@@ -117,7 +124,7 @@ class ConsoleScreen(Screen[None]):
         if not self.is_attached or not self.is_mounted:
             return
         now = datetime.now(UTC)
-        with self.app.batch_update():
+        with suppress(NoMatches), self.app.batch_update():  # it is being taken down
             self.paint(now)
             self._paint_lines(now)
             self.paint_keys()
@@ -147,8 +154,7 @@ class ConsoleScreen(Screen[None]):
     def _paint_lines(self, now: datetime) -> None:
         view, console = self.view, self.console
         fresh, said = self.query_one("#fresh", Static), self.query_one("#said", Static)
-        place = self.SCOPE if self.SCOPE == "incidents" else "sweeps"
-        crumbs = [Cell(place, "" if self.crumbs else "strong")]
+        crumbs = [Cell(self.PLACE, "" if self.crumbs else "strong")]
         crumbs += [Cell(one_line(crumb)) for crumb in self.crumbs[:-1]]
         crumbs += [Cell(one_line(crumb), "strong") for crumb in self.crumbs[-1:]]
         age = age_text(view.taken, now)

@@ -55,7 +55,7 @@ class LogsScreen(ConsoleScreen):
         self._feed = LogFeed(experiments)
         self._flushed_at = 0.0
         self._is_due = False
-        self._said_since = ""
+        self._only = self._sought = self._since_when = ""
 
     def body(self) -> ComposeResult:
         """A line, the lines, what is typed."""
@@ -67,7 +67,7 @@ class LogsScreen(ConsoleScreen):
         """Begin to read."""
         names = [experiment.removeprefix(f"{self._sweep}-") for experiment in self._experiments]
         self.log_view.clear("no line yet", sources=[one_line(name) for name in names])
-        self.log_view.focus()
+        self.set_focus(self.log_view)
         self.console.read_logs(self._sweep, self._feed)
 
     def on_unmount(self) -> None:
@@ -124,11 +124,10 @@ class LogsScreen(ConsoleScreen):
             if log.following
             else Cell("‖ paused: f follows", "waiting")
         )
-        words = [
-            *(["wrapped"] if log.wrapped else []),
-            *([self._said_since] if self._said_since else []),
-        ]
-        cells += [Cell(word, "muted") for word in words]
+        words = {"only": self._only, "search": self._sought, "since": self._since_when}
+        cells += [Cell(f"{name} {text}", "waiting") for name, text in words.items() if text]
+        if log.wrapped:
+            cells.append(Cell("wrapped", "muted"))
         update_line(self.query_one("#summary", Static), styled(cells))
 
     # ------------------------------------------------------------------- lines
@@ -162,9 +161,14 @@ class LogsScreen(ConsoleScreen):
         return True
 
     def action_back(self) -> None:
-        """Out of what is typed, then back."""
+        """Out of what is typed, out of filter and search, then back."""
         if self.prompt.what:
             self.prompt.action_leave()
+        elif self._only or self._sought or self._since_when:
+            self._filter("")
+            self._search("")
+            self._since("")
+            self.repaint()
         else:
             self.console.go_back()
 
@@ -175,11 +179,21 @@ class LogsScreen(ConsoleScreen):
 
     def action_search(self) -> None:
         """Type what to search for."""
-        self.prompt.ask("search", "search", placeholder="a regular expression; n and N go on")
+        self.prompt.ask(
+            "search",
+            "search",
+            text=self._sought,
+            placeholder="a regular expression; n and N go on",
+        )
 
     def action_filter_lines(self) -> None:
         """Type which lines to show."""
-        self.prompt.ask("filter", "only", placeholder="a regular expression; !this: all but these")
+        self.prompt.ask(
+            "filter",
+            "only",
+            text=self._only,
+            placeholder="a regular expression; !this: all but these",
+        )
 
     def action_since(self) -> None:
         """Type since when."""
@@ -232,7 +246,7 @@ class LogsScreen(ConsoleScreen):
 
     @on(Prompt.Answered, "#prompt")
     def _do_it(self, message: Prompt.Answered) -> None:
-        self.log_view.focus()
+        self.set_focus(self.log_view)
         match message.what:
             case "save":
                 self.prompt.close()
@@ -240,7 +254,7 @@ class LogsScreen(ConsoleScreen):
             case "since":
                 self.prompt.close()
                 self._since(message.text)
-            case _ if not message.text:
+            case _:
                 self.prompt.close()
         self.repaint()
 
@@ -251,10 +265,11 @@ class LogsScreen(ConsoleScreen):
                 self._filter("")
             case "search":
                 self._search("")
-        self.log_view.focus()
+        self.set_focus(self.log_view)
         self.repaint()
 
     def _filter(self, text: str) -> None:
+        self._only = one_line(text)
         pattern, is_inverse = parse_filter(text)
         log = self.log_view
         log.show_only(replace(log.book.filter, pattern=pattern, is_inverse=is_inverse))
@@ -262,6 +277,7 @@ class LogsScreen(ConsoleScreen):
         self.repaint()
 
     def _search(self, text: str) -> None:
+        self._sought = one_line(text)
         pattern, _ = parse_filter(text)
         is_there = self.log_view.search(pattern)
         self.prompt.note("" if is_there or not text else "not found")
@@ -273,7 +289,7 @@ class LogsScreen(ConsoleScreen):
             self.console.tell(f"{text!r} is no time: give 30s, 5m, 1h or now", "warning")
             return
         moment = None if seconds is None else time() - seconds
-        self._said_since = f"since {text}" if text else ""
+        self._since_when = one_line(text)
         self.log_view.show_since(moment)
 
     def _save(self, path: str) -> None:

@@ -83,7 +83,7 @@ class TableScreen[T](ConsoleScreen):
 
     def on_mount(self) -> None:
         """Begin in the table."""
-        self.table.focus()
+        self.set_focus(self.table)
 
     @property
     def table(self) -> LiveTable:
@@ -217,10 +217,10 @@ class TableScreen[T](ConsoleScreen):
     def _keep_filter(self, message: Prompt.Answered) -> None:
         if not message.text:
             self.prompt.close()
-        self.table.focus()
+        self.set_focus(self.table)
         self.repaint()
 
     @on(Prompt.Left, "#prompt")
     def _drop_filter(self) -> None:
-        self.table.focus()
+        self.set_focus(self.table)
         self.repaint()

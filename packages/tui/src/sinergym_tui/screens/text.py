@@ -1,5 +1,6 @@
 """Something to read, and to close again: the help, an error."""
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["TextScreen", "help_text"]
 
 _KEY = 16  # cells of a key
+_WHAT = 58  # cells of what it does: both together fit into 80
 
 
 class TextScreen(ModalScreen[None]):
@@ -73,4 +75,6 @@ def help_text(console: "Console", scope: str) -> Content:
 
 
 def _line(key: str, what: str) -> Content:
-    return Content.assemble((f"{key:<{_KEY}}", "$text-accent"), (what, ""))
+    first, *more = wrap(what, _WHAT)
+    rest = "".join(f"\n{'':<{_KEY}}{line}" for line in more)
+    return Content.assemble((f"{key:<{_KEY}}", "$text-accent"), (f"{first}{rest}", ""))

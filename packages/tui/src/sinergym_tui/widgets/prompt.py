@@ -19,8 +19,7 @@ class Prompt(Horizontal):
 
     DEFAULT_CSS = """
     Prompt {
-        height: 1; display: none; background: $boost; padding: 0 1;
-        &.-shown { display: block; }
+        height: 1; background: $boost; padding: 0 1;
         & #label { width: auto; height: 1; color: $text-accent; text-style: bold; }
         & Input { width: 1fr; height: 1; border: none; padding: 0 1; background: transparent; }
         & Input:focus { border: none; background: transparent; }
@@ -73,6 +72,7 @@ class Prompt(Horizontal):
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
+        self.display = False
         self.what = ""
         """What is asked, as the one who asked calls it; "" where nothing is."""
 
@@ -102,8 +102,9 @@ class Prompt(Horizontal):
         field.placeholder = placeholder
         field.cursor_position = len(text)
         self.note("")
-        self.add_class("-shown")
-        field.focus()
+        # At once, not with the next refresh: what is typed after the key must come here.
+        self.display = True
+        self.screen.set_focus(field)
 
     def note(self, text: str) -> None:
         """Say something at its end, such as how many were found."""
@@ -112,7 +113,7 @@ class Prompt(Horizontal):
     def close(self) -> None:
         """Ask nothing any more."""
         self.what = ""
-        self.remove_class("-shown")
+        self.display = False
 
     def action_leave(self) -> None:
         """Forget what was typed."""
