@@ -61,6 +61,10 @@ check: $(STAMP)  ## format, lint, types, import contracts, the lock
 	@$(UV) lock --check --quiet
 	@$(MAKE) --no-print-directory --silent export | diff -u requirements.lock - || { echo 'requirements.lock is out of date: run `make lock`' >&2; exit 1; }
 
+.PHONY: chaos
+chaos: $(STAMP)  ## 500 random schedules of mishaps (CHAOS_SEED=... plays the same again)
+	@CHAOS_SCHEDULES=$${CHAOS_SCHEDULES:-500} CHAOS_SHARDS=6 $(RUN)pytest tests/chaos -s -n 6 --dist load
+
 .PHONY: bench
 bench: $(STAMP)  ## measure, beside the baseline and the limit
 	@$(RUN)python -m benchmarks

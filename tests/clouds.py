@@ -107,3 +107,18 @@ class OwnCloud:
         )
         with urllib.request.urlopen(request, timeout=30) as reply:
             return json.load(reply)
+
+
+def impatient_template(clients: Clients, name: str, impatient: str) -> None:
+    """The template anew, but that systemd waits a moment instead of 15 s before a restart."""
+    found = clients.read(
+        name, clients.templates.get, project=clients.project, instance_template=name
+    )
+    for item in found.properties.metadata.items:
+        item.value = item.value.replace("RestartSec=15", "RestartSec=0.2")
+    clients.change(
+        impatient,
+        clients.templates.insert_unary,
+        project=clients.project,
+        instance_template_resource={"name": impatient, "properties": found.properties},
+    )

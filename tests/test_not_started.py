@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.clouds import OwnCloud
+from tests.clouds import OwnCloud, impatient_template
 
 from gcloud_ops import bucket, launching, sweeps, templates
 from gcloud_ops.contract import Dispatch
@@ -22,25 +22,9 @@ def cloud(
     made = OwnCloud(tmp_path_factory.mktemp("not-started"), environment, *fast, engine="process")
     spec = templates.TemplateSpec(name="patient", image="europe-docker.pkg.dev/local/i/trainer:9")
     templates.create_template(made.clients, spec)
-    _hurry(made, "patient", TEMPLATE)
+    impatient_template(made.clients, "patient", TEMPLATE)
     yield made
     made.stop()
-
-
-def _hurry(cloud: OwnCloud, name: str, hurried: str) -> None:
-    """The template anew, but that systemd waits a moment instead of 15 s between two tries."""
-    clients = cloud.clients
-    found = clients.read(
-        name, clients.templates.get, project=clients.project, instance_template=name
-    )
-    for item in found.properties.metadata.items:
-        item.value = item.value.replace("RestartSec=15", "RestartSec=0.1")
-    clients.change(
-        hurried,
-        clients.templates.insert_unary,
-        project=clients.project,
-        instance_template_resource={"name": hurried, "properties": found.properties},
-    )
 
 
 def _launched(cloud: OwnCloud, name: str, *commands: str) -> None:

@@ -19,6 +19,7 @@ type What = Literal[
     "resume-twice",
     "cancel-some",
     "hang-ssh",
+    "refuse-ssh",
     "cut-ssh",
 ]
 
@@ -138,7 +139,7 @@ _OTHERS = st.builds(
 _OF_SSH = st.builds(
     Mishap,
     at=_TIMES,
-    what=st.sampled_from(["hang-ssh", "cut-ssh", "kill-launcher", "resume-twice"]),
+    what=st.sampled_from(["hang-ssh", "refuse-ssh", "cut-ssh", "kill-launcher", "resume-twice"]),
     whom=st.integers(0, 7),
 )
 _EXPERIMENTS = st.sampled_from(["good", "good", "slow", "slow", "bad", "flaky", "full"]).map(

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 from tests.chaos import zygote
 from tests.chaos.schedules import Mishap, Schedule
-from tests.clouds import BIN, ROOT, OwnCloud, clean_environment
+from tests.clouds import BIN, ROOT, OwnCloud, clean_environment, impatient_template
 
 from gcloud_ops import launching, objects, rerunning, sweeps, templates
 from gcloud_ops.clients import Clients
@@ -155,8 +155,10 @@ class World:
                 self._try(f"instances/{whom}/kill", {})
             case "kill-container":
                 self._try(f"instances/{whom}/kill-container", {})
-            case "hang-ssh" | "cut-ssh":
-                self._try(f"instances/{whom}/{mishap.what}", {})
+            case "hang-ssh" | "refuse-ssh":
+                self._try(f"instances/{whom}/{mishap.what}", {"seconds": 2})
+            case "cut-ssh":
+                self._try(f"instances/{whom}/cut-ssh", {})
             case "stock-out":
                 self.cloud.ask("capacity", {"capacity": 0})
             case "fault":
@@ -206,10 +208,11 @@ class World:
             pass
 
     def _make_template(self, skew: int, address: str) -> None:
+        name = _template(skew)
         templates.create_template(
             self.clients,
             templates.TemplateSpec(
-                name=f"{_TEMPLATE}{skew}".replace("-", "m"),
+                name=f"{name}-patient",
                 image="europe-docker.pkg.dev/local/images/trainer",
                 environment={
                     "CHAOS_ZYGOTE": address,
@@ -224,6 +227,11 @@ class World:
                 },
             ),
         )
+        impatient_template(self.clients, f"{name}-patient", name)
+
+
+def _template(skew: int) -> str:
+    return f"{_TEMPLATE}{skew}".replace("-", "m")
 
 
 def _sweep(name: str, schedule: Schedule) -> Sweep:
@@ -232,7 +240,7 @@ def _sweep(name: str, schedule: Schedule) -> Sweep:
         Sweep.of_commands(
             name,
             commands,
-            template=f"{_TEMPLATE}{schedule.skew}".replace("-", "m"),
+            template=_template(schedule.skew),
             dispatch=Dispatch.SSH if schedule.ssh else Dispatch.BOOT,
         ),
         spot=schedule.spot,
