@@ -454,8 +454,9 @@ def test_interrupt_leaves_the_sweep(
     surroundings: dict[str, str], named: str, clients: Clients
 ) -> None:
     """Ctrl-C ends the command with 130 and says how to go on; the sweep is as it was."""
+    launch = ("sweep", "launch", "--name", named, "--command", "a", "--dispatch", "ssh")
     process = subprocess.Popen(
-        [BIN / "gcloud-ops", "sweep", "launch", "--name", named, "--command", "a", "--watch"],
+        [BIN / "gcloud-ops", *launch, "--watch"],
         env={**os.environ, **surroundings},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -469,7 +470,8 @@ def test_interrupt_leaves_the_sweep(
     out, err = process.communicate(timeout=20)
 
     assert (process.returncode, out) == (ExitCode.INTERRUPTED, "")
-    assert f"`gcloud-ops sweep watch {named}`, `gcloud-ops sweep cancel {named}`" in err
+    verbs = ("resume", "watch", "cancel")
+    assert ", ".join(f"`gcloud-ops sweep {verb} {named}`" for verb in verbs) in err
     assert "Traceback" not in err
     assert groups.get_group(clients, named) is not None
 
@@ -477,7 +479,7 @@ def test_interrupt_leaves_the_sweep(
 @pytest.mark.slow
 def test_ssh(ops: Run, surroundings: dict[str, str], named: str) -> None:
     """What follows `--` is the command's, options and all; its exit code is ours."""
-    ops("sweep", "launch", "--name", named, "--command", "a")
+    ops("sweep", "launch", "--name", named, "--command", "a", "--dispatch", "ssh")
     for command, code, told in (
         (["docker", "ps", "--format", "{{.Names}} {{.State}}"], 0, "sinergym running\n"),
         (["exit 7"], 7, ""),
@@ -496,9 +498,8 @@ def test_ssh(ops: Run, surroundings: dict[str, str], named: str) -> None:
 @pytest.mark.slow
 def test_on_a_terminal(surroundings: dict[str, str], named: str, clients: Clients) -> None:
     """A launch draws a live picture there, and a cancel asks first."""
-    launched = on_terminal(
-        ["sweep", "launch", "--name", named, "--command", "a", "--command", "b"], surroundings
-    )
+    launch = ["sweep", "launch", "--name", named, "--command", "a", "--command", "b"]
+    launched = on_terminal([*launch, "--dispatch", "ssh"], surroundings)
     refused = on_terminal(["sweep", "cancel", named], surroundings, answer=b"n\n")
     assert groups.get_group(clients, named) is not None
     agreed = on_terminal(["sweep", "cancel", named], surroundings, answer=b"y\n")

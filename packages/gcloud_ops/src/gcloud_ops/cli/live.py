@@ -459,7 +459,8 @@ class _Screen:
         elapsed = age_of(time.monotonic() - self._begin)
         if self._launching:
             steps = Table.grid(padding=(0, 1))
-            for what, done in (("instances up", self._up), ("commands sent", self._sent)):
+            counts = (("instances up", self._up), ("commands sent", self._sent))
+            for what, done in counts if self._up else ():  # at boot, nobody counts them
                 bar = ProgressBar(total=self._total, completed=done, width=30)
                 steps.add_row(Text(what), bar, Text(f"{done}/{self._total}"))
             parts += [steps, Text(f"{elapsed}  {self._step}", style="dim")]
