@@ -94,6 +94,14 @@ class Image:
     name: str
     digest: str = ""
     """`sha256:...`, or "" where the registry did not tell."""
+    pinned: bool = False
+    """Whether the instances take it by its digest, whatever its name means by then."""
+
+    @property
+    def fixed(self) -> str:
+        """The name that means this very image, where its digest is known."""
+        rest = self.name.partition("@")[0]
+        return f"{rest}@{self.digest}" if self.digest else self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,7 +384,8 @@ def _machine(content: Mapping[str, Any]) -> Machine:
 
 def _image(content: Mapping[str, Any]) -> Image | None:
     name = _shown(content.get("name"))
-    return Image(name=name, digest=_shown(content.get("digest"))) if name else None
+    digest, pinned = _shown(content.get("digest")), content.get("pinned") is True
+    return Image(name=name, digest=digest, pinned=pinned) if name else None
 
 
 def _source(content: Mapping[str, Any]) -> Source | None:

@@ -128,6 +128,8 @@ class Sweep:
     machine_types: tuple[str, ...] = ()
     """Machine types, the preferred one first, each taken when those before are not to be had;
     none: the template's."""
+    image: str | None = None
+    """Image in place of the template's, by its digest: `NAME@sha256:...`."""
     spot: bool = False
     """Whether the instances are Spot VMs: cheaper, and taken away at any time."""
     retry: Retry | None = None

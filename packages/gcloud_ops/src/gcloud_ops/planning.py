@@ -126,7 +126,7 @@ def plan(sweep: Sweep, clients: Clients, *, source: Path | None = None) -> Launc
         bucket_exists=exists is not None,
         template=template,
         cost=_cost(sweep, template, region_of(zones[0])),
-        image=_image(clients, template),
+        image=_image(clients, sweep, template),
         source=found[0] if found else None,
         difference=found[1] if found else b"",
     )
@@ -200,8 +200,13 @@ def _machine(sweep: Sweep, template: templates.Template) -> Machine:
     )
 
 
-def _image(clients: Clients, template: templates.Template) -> Image | None:
+def _image(clients: Clients, sweep: Sweep, template: templates.Template) -> Image | None:
     """What the instances' image is at this moment, as far as its registry tells us."""
+    if sweep.image is not None:
+        digest = registry.Reference.parse(sweep.image).digest
+        if not digest:
+            raise InvalidRequest(f"image: {sweep.image!r} has no digest (NAME@sha256:...)")
+        return Image(name=sweep.image.partition("@")[0], digest=digest, pinned=True)
     if not template.image:
         return None
     digest = ""

@@ -89,13 +89,14 @@ def derived_template(clients: Clients, manifest: Manifest) -> str:
     Raises:
         NotFound: The manifest's template isn't there (any more).
     """
-    types = manifest.machine.types
+    types, image = manifest.machine.types, manifest.image
     return templates.derive(
         clients,
         manifest.template,
         spot=manifest.machine.spot,
         seconds=manifest.seconds,
         machine_type=types[0] if len(types) == 1 else None,
+        image=image.fixed if image is not None and image.pinned else None,
     )
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "interval_of",
     "leaderboard",
     "metrics_of",
+    "seed_of",
     "value_of",
 ]
 
@@ -170,6 +171,20 @@ def configuration_of(command: str) -> Configuration:
         elif word.partition("=")[0] not in _SEED_FLAGS:
             kept.append(word)
     return Configuration(words=tuple(kept))
+
+
+def seed_of(command: str) -> str | None:
+    """The value of its --seed, the last one if there are several; None where there is none."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return None
+    found: str | None = None
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in _SEED_FLAGS:
+            found = value if equals else after or None
+    return found
 
 
 def interquartile_mean(values: Sequence[float]) -> float:

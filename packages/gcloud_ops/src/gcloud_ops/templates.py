@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -150,6 +150,7 @@ def derive(
     spot: bool = False,
     seconds: int | None = None,
     machine_type: str | None = None,
+    image: str | None = None,
 ) -> str:
     """Make the template that differs from another in so much, unless it is there.
 
@@ -163,6 +164,7 @@ def derive(
         spot: Whether the instances are Spot VMs.
         seconds: How long each instance may run; Google deletes it then. None: no limit.
         machine_type: Another machine type; None: the same.
+        image: Another image of the container; None: the same.
 
     Returns:
         The derived template's name; `base` where nothing differs.
@@ -171,11 +173,16 @@ def derive(
         NotFound: There is no such template.
         InvalidRequest: The limit or the machine type can't be.
     """
-    if not spot and seconds is None and machine_type is None:
+    if not spot and seconds is None and machine_type is None and image is None:
         return base
     found = _read_template(clients, base)
     properties = derived_properties(
-        found.properties, base, spot=spot, seconds=seconds, machine_type=machine_type
+        found.properties,
+        base,
+        spot=spot,
+        seconds=seconds,
+        machine_type=machine_type,
+        image=image,
     )
     kind = type(properties)
     if properties == found.properties:
@@ -204,6 +211,7 @@ def derived_properties(
     spot: bool = False,
     seconds: int | None = None,
     machine_type: str | None = None,
+    image: str | None = None,
 ) -> "compute_v1.InstanceProperties":
     """A template's properties with these changes, and a label with the template's name.
 
@@ -211,7 +219,8 @@ def derived_properties(
     (https://cloud.google.com/compute/docs/instances/spot). A VM with a limit is deleted at it.
 
     Raises:
-        InvalidRequest: The limit or the machine type can't be.
+        InvalidRequest: The limit, the machine type or the image can't be; or there is another
+            image, and the template is none of ours.
     """
     kind = type(properties)
     changed: compute_v1.InstanceProperties = kind.deserialize(kind.serialize(properties))
@@ -225,11 +234,26 @@ def derived_properties(
         changed.scheduling.max_run_duration.seconds = check_seconds(seconds)
     if spot or seconds is not None:
         changed.scheduling.instance_termination_action = "DELETE"
+    if image is not None:
+        _change_image(changed, base, image)
     if changed == properties:
         return properties
     changed.labels[DERIVED_LABEL] = base
     changed.metadata.fingerprint = ""
     return changed
+
+
+def _change_image(properties: "compute_v1.InstanceProperties", base: str, image: str) -> None:
+    metadata = {item.key: item.value for item in properties.metadata.items}
+    container = container_of(metadata)
+    if container is None:
+        raise InvalidRequest(
+            f"template {base}: it is none of ours, so its container's image can't be changed",
+            resource=f"template {base}",
+        )
+    changed = template_metadata(replace(container, image=image))
+    for item in properties.metadata.items:
+        item.value = changed.get(item.key, item.value)
 
 
 def get_template(clients: Clients, name: str) -> Template:

@@ -1,13 +1,14 @@
-"""`gcloud-ops sweep results | compare`: what was learned; `sweep` with these two commands more."""
+"""`gcloud-ops sweep results | compare | reproduce`: what was learned, and whether it holds."""
 # ruff: noqa: D417 (the docstrings are the help, and `session` is not an argument that users give)
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from gcloud_ops.cli.app import GivenSession
-from gcloud_ops.cli.sweeps import sweep
+from gcloud_ops.cli.app import SWITCH, GivenSession, Yes
+from gcloud_ops.cli.sweeps import Watch, launch_described, sweep
 
 __all__ = ["sweep"]
 
@@ -56,3 +57,45 @@ def sweep_compare(
         session.emit(comparisons, COMPARISONS)
         sys.stdout.write("\n")
     session.emit(board, rankings(of_one_sweep=False))
+
+
+@sweep.command(name="reproduce")
+def sweep_reproduce(
+    name: str,
+    /,
+    *,
+    new_name: str | None = None,
+    dry_run: Annotated[bool, SWITCH] = False,
+    watch: Watch = False,
+    pull: Path | None = None,
+    yes: Yes = False,
+    session: GivenSession,
+) -> int:
+    """Launch a sweep again as it was: commands, image by its digest, machines, limits, retries.
+
+    What may make results differ all the same is said. `sweep compare` sets the two against each
+    other.
+
+    Args:
+        name: The sweep's name.
+        new_name: Of the new one. [the next free NAME-2, NAME-3...]
+        dry_run: Show the plan and its cost, and make nothing.
+        watch: Stay until the end, and report it.
+        pull: Download the results to PULL/SWEEP at the end; implies --watch.
+        yes: Don't ask.
+    """
+    from gcloud_ops import launching
+    from gcloud_ops.bucket import list_records, read_manifest
+    from gcloud_ops.cli.output import say
+    from gcloud_ops.reproducing import as_launched, remarks
+
+    where = session.common.bucket or session.settings.bucket_name
+    manifest = read_manifest(session.clients, where, name)
+    records = list_records(session.clients, where, name)
+    for line in remarks(manifest, records, bucket=where):
+        say(f"{name}: {line}")
+    free = new_name or launching.free_name(name, session.clients, bucket=where)
+    described = as_launched(manifest, free, bucket=session.common.bucket)
+    return launch_described(
+        session, described, dry_run=dry_run, watch=watch, pull=pull, yes=yes, patience=None
+    )

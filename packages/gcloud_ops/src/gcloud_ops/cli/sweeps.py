@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gcloud_ops.launching import LaunchEvent, LaunchPlan
     from gcloud_ops.model import Snapshot, Sweep
 
-__all__ = ["Terms", "sweep"]
+__all__ = ["Terms", "launch_described", "sweep"]
 
 sweep = App(name="sweep", help="Sweeps: launch, look, end.")
 
@@ -114,36 +114,18 @@ def sweep_launch(
         alert_each: Announce each experiment, not only failures and the sweep's end. [up to 20
             experiments]
     """
-    from gcloud_ops import launching
-    from gcloud_ops.cli import live, output
-    from gcloud_ops.cli.alerts import ensure_alerts, prepare_alerts
-    from gcloud_ops.cli.doctor import may_launch
-
     described = terms.over(_describe(session, file, name, command, new_name=new_name), session)
     if alert_each is not None:
         described = replace(described, alert_each=alert_each)
-    to = prepare_alerts(session, alert)
-    planned = launching.plan(described, session.clients, source=Path.cwd())
-    live.tell_plan(planned)
-    is_good = may_launch(session, planned.sweep, asks=not dry_run, yes=yes)
-    if dry_run and session.common.output == "json":
-        sys.stdout.write(output.dump(output.plan_json(planned)))
-    if dry_run or not is_good:
-        return output.ExitCode.DONE if is_good else output.ExitCode.REFUSED
-    _tell_tracking_server(session, planned)
-    if session.settings.is_google and sys.stdin.isatty() and sys.stderr.isatty():
-        question = f"Launch {planned.instances} instances on Google Cloud?"
-        if not output.confirm(question, yes=yes):
-            return output.ExitCode.USAGE
-    ensure_alerts(session, to, planned.sweep)
-    return _bring_up(
+    return launch_described(
         session,
-        planned.sweep.name,
-        launching.launch(planned, session.clients, patience=patience or launching.PATIENCE),
-        planned.instances,
-        bucket=planned.bucket,
+        described,
+        dry_run=dry_run,
         watch=watch,
         pull=pull,
+        yes=yes,
+        patience=patience,
+        alert=alert,
     )
 
 
@@ -358,6 +340,48 @@ def sweep_delete(
     count = sweeps.delete(name, session.clients, force=force, on_step=output.say)
     output.say(f"{name}: {count} objects deleted")
     return output.ExitCode.DONE
+
+
+def launch_described(
+    session: Session,
+    described: "Sweep",
+    *,
+    dry_run: bool,
+    watch: bool,
+    pull: Path | None,
+    yes: bool,
+    patience: float | None,
+    alert: Sequence[str] = (),
+) -> int:
+    """Plan, show, ask, launch, and stay if that is wanted; returns the exit code."""
+    from gcloud_ops import launching
+    from gcloud_ops.cli import live, output
+    from gcloud_ops.cli.alerts import ensure_alerts, prepare_alerts
+    from gcloud_ops.cli.doctor import may_launch
+
+    to = prepare_alerts(session, alert)
+    planned = launching.plan(described, session.clients, source=Path.cwd())
+    live.tell_plan(planned)
+    is_good = may_launch(session, planned.sweep, asks=not dry_run, yes=yes)
+    if dry_run and session.common.output == "json":
+        sys.stdout.write(output.dump(output.plan_json(planned)))
+    if dry_run or not is_good:
+        return output.ExitCode.DONE if is_good else output.ExitCode.REFUSED
+    _tell_tracking_server(session, planned)
+    if session.settings.is_google and sys.stdin.isatty() and sys.stderr.isatty():
+        question = f"Launch {planned.instances} instances on Google Cloud?"
+        if not output.confirm(question, yes=yes):
+            return output.ExitCode.USAGE
+    ensure_alerts(session, to, planned.sweep)
+    return _bring_up(
+        session,
+        planned.sweep.name,
+        launching.launch(planned, session.clients, patience=patience or launching.PATIENCE),
+        planned.instances,
+        bucket=planned.bucket,
+        watch=watch,
+        pull=pull,
+    )
 
 
 def _describe(
