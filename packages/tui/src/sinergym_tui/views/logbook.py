@@ -149,7 +149,7 @@ class LogBook:
     """Keeps the newest lines.
 
     Args:
-        keep: How many lines, at most (a tenth more for a while).
+        keep: How many lines, at most; a tenth more for a while where they are wrapped.
     """
 
     def __init__(self, keep: int = 50_000) -> None:
@@ -201,8 +201,10 @@ class LogBook:
             self._extend_rows([self.line(number) for number in fresh])
         else:
             self._extend_rows(lines)
-        # Trimmed a tenth at a time: cutting a list's head moves all that is left.
-        if len(self._lines) > self._keep + self._keep // 10:
+        # Exactly, so that the height stays the same and nothing is laid out again; wrapped, a
+        # tenth at a time, as all rows are counted anew.
+        slack = self._keep // 10 if self._wrap else 0
+        if len(self._lines) > self._keep + slack:
             return self._drop(len(self._lines) - self._keep)
         return 0
 
