@@ -10,7 +10,19 @@ from typing import Final, Literal
 
 __all__ = ["ACTIONS", "MOVING", "Action", "Scope", "action_named", "actions_of"]
 
-type Scope = Literal["sweeps", "sweep", "experiment", "logs", "incidents"]
+type Scope = Literal[
+    "sweeps",
+    "sweep",
+    "experiment",
+    "logs",
+    "incidents",
+    "launch",
+    "compare",
+    "alerts",
+    "tracking",
+    "doctor",
+    "leftovers",
+]
 """A screen, as actions name it."""
 
 
@@ -29,6 +41,8 @@ class Action:
     in_footer: bool = True
     changes: bool = False
     """Changes something in the cloud: not offered, and refused, when read-only."""
+    only_local: bool = False
+    """Of the local cloud only: not offered elsewhere."""
 
     @property
     def id(self) -> str:
@@ -36,7 +50,8 @@ class Action:
         return f"{self.scopes[0]}.{self.name}" if len(self.scopes) == 1 else self.name
 
 
-_TABLES: Final[tuple[Scope, ...]] = ("sweeps", "sweep", "incidents")
+_ASKED: Final[tuple[Scope, ...]] = ("alerts", "tracking", "doctor", "leftovers")
+_TABLES: Final[tuple[Scope, ...]] = ("sweeps", "sweep", "incidents", "compare", *_ASKED)
 _ONES: Final[tuple[Scope, ...]] = ("sweep", "experiment")
 
 ACTIONS: Final = (
@@ -46,7 +61,7 @@ ACTIONS: Final = (
         key="escape",
         label="Back",
         help="Back to where one came from; first out of a filter, then out of a choice of rows",
-        scopes=("sweep", "experiment", "logs", "incidents"),
+        scopes=("sweep", "experiment", "logs", "incidents", "launch", "compare", *_ASKED),
     ),
     Action(
         name="open",
@@ -86,6 +101,172 @@ ACTIONS: Final = (
         label="Delete",
         help="Delete the sweep with all its results",
         scopes=("sweeps",),
+        changes=True,
+    ),
+    Action(
+        name="compare",
+        key="C",
+        label="Compare",
+        help="What was learned: configurations ranked over their seeds, curves overlaid",
+        scopes=("sweeps", "sweep"),
+    ),
+    # ---------------------------------------------------------------- launch
+    Action(
+        name="launch_it",
+        key="ctrl+l",
+        label="Launch",
+        help="Launch what the form says; asks first, and says what it costs",
+        scopes=("launch",),
+        changes=True,
+    ),
+    Action(
+        name="pick_file",
+        key="ctrl+o",
+        label="Open file",
+        help="Pick a sweep file, and edit it here",
+        scopes=("launch",),
+    ),
+    Action(
+        name="as_text",
+        key="ctrl+t",
+        label="Form/text",
+        help="Edit the sweep as a file's text, or the text as a form again",
+        scopes=("launch",),
+    ),
+    Action(
+        name="save_file",
+        key="ctrl+s",
+        label="Save",
+        help="Save the sweep as a file",
+        scopes=("launch",),
+    ),
+    # --------------------------------------------------------------- compare
+    Action(
+        name="with_other",
+        key="v",
+        label="Versus",
+        help="Put another sweep beside this one, or take it away",
+        scopes=("compare",),
+    ),
+    Action(
+        name="by_metric",
+        key="m",
+        label="Metric",
+        help="Rank by another number that the experiments report",
+        scopes=("compare",),
+    ),
+    # ---------------------------------------------------------------- alerts
+    Action(
+        name="add_channel",
+        key="a",
+        label="Add",
+        help="Add a channel: e-mail, webhook, Pub/Sub, Slack, SMS...; secrets are never shown",
+        scopes=("alerts",),
+        changes=True,
+    ),
+    Action(
+        name="verify",
+        key="v",
+        label="Verify",
+        help="Have a code sent to the channel, or give the code that has arrived",
+        scopes=("alerts",),
+        changes=True,
+    ),
+    Action(
+        name="set_up_policies",
+        key="s",
+        label="Set up",
+        help="Make the alert policies, or mend them, and say whom they tell",
+        scopes=("alerts",),
+        changes=True,
+    ),
+    Action(
+        name="switch",
+        key="e",
+        label="On/off",
+        help="Switch the policy on or off",
+        scopes=("alerts",),
+        changes=True,
+    ),
+    Action(
+        name="send_test",
+        key="t",
+        label="Test",
+        help="Send a real signal through, and see whom it reaches",
+        scopes=("alerts",),
+        changes=True,
+    ),
+    Action(
+        name="remove_row",
+        key="d",
+        label="Remove",
+        help="Remove the channel, or all of our policies",
+        scopes=("alerts",),
+        changes=True,
+    ),
+    # ------------------------------------------------------- tracking server
+    Action(
+        name="bring_up",
+        key="u",
+        label="Bring up",
+        help="Bring up the tracking server, or what of it is missing; says what it costs a month",
+        scopes=("tracking",),
+        changes=True,
+    ),
+    Action(
+        name="open_page",
+        key="o",
+        label="Open",
+        help="Open the server's web page in a browser",
+        scopes=("tracking",),
+    ),
+    Action(
+        name="check",
+        key="h",
+        label="Check",
+        help="Ask the server whether it is well: health, logins, database, artifacts",
+        scopes=("tracking",),
+        changes=True,
+    ),
+    Action(
+        name="server_log",
+        key="L",
+        label="Log",
+        help="Read the log of the server's container, or of its VM's boot",
+        scopes=("tracking",),
+    ),
+    Action(
+        name="restart_server",
+        key="x",
+        label="Restart",
+        help="Restart the server's VM, and wait until it is well",
+        scopes=("tracking",),
+        changes=True,
+    ),
+    Action(
+        name="take_down",
+        key="d",
+        label="Remove",
+        help="Remove the server; its data (runs, artifacts, secrets) stay",
+        scopes=("tracking",),
+        changes=True,
+    ),
+    Action(
+        name="delete_everything",
+        key="D",
+        label="Remove with data",
+        help="Remove the server with all its data, for good",
+        scopes=("tracking",),
+        changes=True,
+        in_footer=False,
+    ),
+    # ------------------------------------------------------------- leftovers
+    Action(
+        name="reap",
+        key="d",
+        label="Remove",
+        help="Remove what is left over: what is chosen, or all",
+        scopes=("leftovers",),
         changes=True,
     ),
     # ----------------------------------------------------------- experiments
@@ -134,14 +315,14 @@ ACTIONS: Final = (
         key="space",
         label="Choose",
         help="Choose this row, or no more; what is done next is done to all that are chosen",
-        scopes=("sweep",),
+        scopes=("sweep", "leftovers"),
     ),
     Action(
         name="mark_all",
         key="a",
         label="Choose all",
         help="Choose all rows that are shown, or none",
-        scopes=("sweep",),
+        scopes=("sweep", "leftovers"),
         in_footer=False,
     ),
     Action(
@@ -297,6 +478,43 @@ ACTIONS: Final = (
         label="Incidents",
         help="What was noticed, and what was told of it",
         in_footer=False,
+    ),
+    Action(
+        name="show_alerts",
+        key="3",
+        label="Alerts",
+        help="Whom Cloud Monitoring tells of the ends of experiments and sweeps",
+        in_footer=False,
+    ),
+    Action(
+        name="show_tracking",
+        key="4",
+        label="Tracking server",
+        help="The MLflow tracking server: what there is of it, and what it costs",
+        in_footer=False,
+    ),
+    Action(
+        name="show_doctor",
+        key="5",
+        label="Doctor",
+        help="What may keep a sweep from running, and what to do about it",
+        in_footer=False,
+    ),
+    Action(
+        name="show_leftovers",
+        key="6",
+        label="Left over",
+        help="What is left over on Compute Engine, and what it costs a day",
+        in_footer=False,
+    ),
+    Action(
+        name="rehearse",
+        key="exclamation_mark",
+        label="Rehearse",
+        help="Have something go wrong: a preempted VM, no room for VMs, a cut connection...",
+        in_footer=False,
+        changes=True,
+        only_local=True,
     ),
     Action(
         name="palette",

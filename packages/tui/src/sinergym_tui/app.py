@@ -6,6 +6,7 @@ before the first paint.
 """
 
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +44,7 @@ class Console(App[int]):
         folder: Where sweep files are looked for, and logs are saved.
         interval: Seconds between two looks at the cloud.
         config: Theme and keys.
+        clock: Says what time it is.
     """
 
     TITLE = "sinergym-tui"
@@ -62,8 +64,10 @@ class Console(App[int]):
         folder: Path | None = None,
         interval: float = 2.0,
         config: Config | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         super().__init__()
+        self.clock = clock
         self._connect = connect
         self._config = config or Config()
         self._gaze = workers.Gaze(interval)
@@ -287,9 +291,19 @@ class Console(App[int]):
         """The key of an action, as people know it."""
         return key_text(self._config.keys.get(action.id, action.key))
 
+    def key_named(self, name: str, scope: str) -> str:
+        """The key of the action of that name on a screen; "" where it has none."""
+        action = action_named(name, scope)
+        return self.key_of(action) if action is not None else ""
+
     def is_refused(self, action: Action) -> bool:
         """Whether it is not offered at all."""
-        return action.changes and self.read_only
+        return (action.changes and self.read_only) or (action.only_local and not self.is_local)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is the local cloud."""
+        return self.fleet is not None and self.fleet.settings.endpoint is not None
 
     def possible(self, action: Action, screen: ConsoleScreen) -> bool | None:
         """Whether an action can be done now: None: not now, False: not offered."""
@@ -345,6 +359,8 @@ class Console(App[int]):
         """Look now; or try to connect again."""
         self._start_connecting()
         self._gaze.look_now()
+        if isinstance(screen := self.screen, ConsoleScreen):
+            screen.look()
 
     def go_back(self) -> None:
         """To the screen that this one was opened from."""
@@ -361,6 +377,36 @@ class Console(App[int]):
         from sinergym_tui.screens.incidents import IncidentsScreen
 
         self.go_to(IncidentsScreen)
+
+    def action_show_alerts(self) -> None:
+        """Channels and policies."""
+        from sinergym_tui.screens.alerts import AlertsScreen
+
+        self.go_to(AlertsScreen)
+
+    def action_show_tracking(self) -> None:
+        """The tracking server."""
+        from sinergym_tui.screens.tracking import TrackingScreen
+
+        self.go_to(TrackingScreen)
+
+    def action_show_doctor(self) -> None:
+        """What may keep a sweep from running."""
+        from sinergym_tui.screens.doctor import DoctorScreen
+
+        self.go_to(DoctorScreen)
+
+    def action_show_leftovers(self) -> None:
+        """What is left over."""
+        from sinergym_tui.screens.leftovers import LeftoversScreen
+
+        self.go_to(LeftoversScreen)
+
+    def action_rehearse(self) -> None:
+        """Have something go wrong."""
+        from sinergym_tui.screens.rehearsal import ask_to_rehearse
+
+        ask_to_rehearse(self)
 
     def go_to(self, place: type[ConsoleScreen]) -> None:
         """Open a place of the console that is reached from everywhere."""

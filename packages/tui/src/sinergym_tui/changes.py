@@ -4,6 +4,7 @@
     launch, resume                       until every experiment has what it needs
     cancel, rerun, restart_containers    some experiments of a sweep
     delete                               a sweep with its results
+    reap                                 what is left over on Compute Engine
 
 All block; a thread calls them. `tell` is told each step in the past tense or as what goes on, and
 may raise to stop between two steps: each change can be asked for again and goes on then.
@@ -17,7 +18,9 @@ from gcloud_ops.text import one_line
 from sinergym_tui.fleet import Fleet
 
 if TYPE_CHECKING:
+    from gcloud_ops.alerts import Recipients
     from gcloud_ops.launching import LaunchEvent, LaunchPlan
+    from gcloud_ops.reaping import Orphan
 
 __all__ = [
     "cancel",
@@ -25,6 +28,7 @@ __all__ = [
     "describe",
     "launch",
     "planned",
+    "reap",
     "rerun",
     "restart_containers",
     "resume",
@@ -46,11 +50,18 @@ def planned(fleet: Fleet, file: Path, *, name: str | None = None) -> "LaunchPlan
     return launching.plan(read_sweep(file.expanduser(), name=name), clients)
 
 
-def launch(fleet: Fleet, plan: "LaunchPlan", tell: Tell) -> str:
-    """Do what the plan says; returns what came of it."""
+def launch(
+    fleet: Fleet, plan: "LaunchPlan", tell: Tell, *, told: "Recipients | None" = None
+) -> str:
+    """Do what the plan says, and before it set up what tells of its ends; what came of it."""
     from gcloud_ops import launching
 
-    return _told(launching.launch(plan, fleet.for_change("launch a sweep")), tell)
+    clients = fleet.for_change("launch a sweep")
+    if told is not None:
+        from gcloud_ops import alerts
+
+        alerts.set_up(clients, told, on_step=tell)
+    return _told(launching.launch(plan, clients), tell)
 
 
 def cancel(fleet: Fleet, name: str, experiments: Collection[str], tell: Tell) -> str:
@@ -104,6 +115,21 @@ def delete(fleet: Fleet, name: str, tell: Tell) -> str:
     clients = fleet.for_change(f"delete sweep {name}")
     count = sweeps.delete(name, clients, force=True, on_step=tell)
     return f"deleted, {count} objects"
+
+
+def reap(fleet: Fleet, orphans: "tuple[Orphan, ...]", tell: Tell) -> str:
+    """Remove what is left over.
+
+    Raises:
+        GcloudOpsError: Some of it could not be; the first refusal says why.
+    """
+    from gcloud_ops import reaping
+
+    clients = fleet.for_change("remove what is left over")
+    left = reaping.remove(clients, orphans, tell)
+    if left:
+        raise left[0].error
+    return f"{len(orphans)} removed"
 
 
 def _told(events: "Iterator[LaunchEvent]", tell: Tell) -> str:

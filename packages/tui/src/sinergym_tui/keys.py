@@ -17,6 +17,7 @@ _SHOWN = {
     "less_than_sign": "<",
     "left_square_bracket": "[",
     "right_square_bracket": "]",
+    "exclamation_mark": "!",
 }
 
 

@@ -9,42 +9,22 @@ from sinergym_tui import changes
 from sinergym_tui.fleet import Fleet
 from sinergym_tui.jobs import Job
 from sinergym_tui.screens.confirm import ConfirmScreen
-from sinergym_tui.screens.launch import LaunchScreen
 from sinergym_tui.views.cells import plural
 from sinergym_tui.views.sweeps import SweepState
 from sinergym_tui.workers import FleetWork, Tell
 
 if TYPE_CHECKING:
-    from gcloud_ops.launching import LaunchPlan
     from sinergym_tui.app import Console
 
 __all__ = [
     "ask_to_cancel",
     "ask_to_delete",
-    "ask_to_launch",
     "ask_to_rerun",
     "ask_to_restart",
     "ask_to_resume",
 ]
 
 _LISTED = 12  # experiments that a question names
-
-
-def ask_to_launch(console: "Console") -> None:
-    """Ask for a file, show the plan, launch it."""
-
-    def begin(plan: "LaunchPlan | None") -> None:
-        if plan is None:
-            return
-        name = plan.sweep.name
-
-        def work(fleet: Fleet, tell: Tell) -> str:
-            return changes.launch(fleet, plan, tell)
-
-        console.start(Job(title=f"launch {name}", is_change=True, sweep=name), work)
-        console.await_sweep(name)
-
-    console.push_screen(LaunchScreen(console.folder), begin)
 
 
 def ask_to_cancel(console: "Console", state: SweepState, experiments: Sequence[str]) -> None:

@@ -1,28 +1,27 @@
 """One experiment: all that is known of it, and how its reward went."""
 
 from datetime import datetime
-from textwrap import wrap
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.content import Content, Span
+from textual.content import Content
 from textual.widgets import Static
 
 from sinergym_tui.fleet import Fleet
 from sinergym_tui.jobs import Job
 from sinergym_tui.keys import bindings_of
 from sinergym_tui.screens.changing import ask_to_cancel, ask_to_rerun, ask_to_restart
-from sinergym_tui.screens.frame import TONE_STYLES, ConsoleScreen, styled, update_line
+from sinergym_tui.screens.frame import ConsoleScreen, styled, update_line
 from sinergym_tui.screens.logs import LogsScreen
+from sinergym_tui.screens.sections import sections_content
 from sinergym_tui.views.cells import Cell
-from sinergym_tui.views.experiment import Curve, Extras, Section, experiment_sections
+from sinergym_tui.views.experiment import Curve, Extras, experiment_sections
 from sinergym_tui.views.sweep import Row, experiment_rows, reason
 from sinergym_tui.views.sweeps import STATUS_LOOK, SweepState
 from sinergym_tui.workers import Tell
 
 __all__ = ["ExperimentScreen"]
 
-_LABEL = 14  # cells of a label
 _AGAIN = 30.0  # seconds between two looks into the bucket while it runs
 
 
@@ -108,7 +107,7 @@ class ExperimentScreen(ConsoleScreen):
         is_google = fleet is not None and fleet.settings.is_google
         sections = experiment_sections(state, row, self._extras, now, is_google=is_google)
         width = self.query_one("#facts-scroll").scrollable_content_region.width
-        update_line(facts, _content(sections, width))
+        update_line(facts, sections_content(sections, width))
         facts.set_class(bool(self.view.trouble), "-stale")
         self._paint_curve(row)
 
@@ -207,24 +206,3 @@ class ExperimentScreen(ConsoleScreen):
         else:
             plot = plots.first()
         plot.show(curve)
-
-
-def _content(sections: tuple[Section, ...], width: int) -> Content:
-    """Sections as one text: a title, then labels and what is to say, beside one another."""
-    text, spans = "", []
-    room = max(20, width - _LABEL - 3)
-
-    def add(piece: str, style: str) -> None:
-        nonlocal text
-        spans.append(Span(len(text), len(text) + len(piece), style))
-        text += piece
-
-    for section in sections:
-        add(f"\n{section.title}\n" if text else f"{section.title}\n", "bold $text-primary")
-        for line in section.lines:
-            label = line.label
-            for piece in wrap(line.cell.text, room, break_on_hyphens=False) or [""]:
-                add(f"  {label:<{_LABEL}} ", "$foreground 60%")
-                add(f"{piece}\n", TONE_STYLES[line.cell.tone])
-                label = ""
-    return Content(text.rstrip("\n"), spans)

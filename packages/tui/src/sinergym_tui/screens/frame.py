@@ -7,7 +7,7 @@ and when the screen comes back into view: nothing else brings news to it.
 
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on
@@ -123,7 +123,7 @@ class ConsoleScreen(Screen[None]):
         """Show what is known as it is now; cheap where nothing has changed."""
         if not self.is_attached or not self.is_mounted:
             return
-        now = datetime.now(UTC)
+        now = self.console.clock()
         with suppress(NoMatches), self.app.batch_update():  # it is being taken down
             self.paint(now)
             self._paint_lines(now)

@@ -25,7 +25,7 @@ _AGAIN = 10.0  # seconds between two looks
 class IncidentsScreen(TableScreen[Notice]):
     """Incidents of our alert policies; on the local cloud also the messages it has sent."""
 
-    SCOPE = "incidents"
+    SCOPE = PLACE = "incidents"
     COLUMNS = INCIDENT_COLUMNS
     BINDINGS = bindings_of("incidents")
     FILTERED_BY = "words, sweep:name, state:open"
@@ -95,7 +95,7 @@ class IncidentsScreen(TableScreen[Notice]):
 
     def detail(self, row: Notice | None) -> list[Cell]:
         """What was said."""
-        return [notice_cells(row, datetime.now().astimezone())[-1]] if row else []
+        return [notice_cells(row, self.console.clock())[-1]] if row else []
 
     def can(self, action: str) -> bool | None:
         """Back is always to the sweeps."""

@@ -1,181 +1,383 @@
-"""Launch a sweep from a file: first the plan, then the question, then nothing more."""
+"""A form, or a file's text, that becomes a sweep; beside it what that will make, and cost."""
 
-import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import Final
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen
-from textual.suggester import Suggester
-from textual.widgets import Button, Input, Label, Static
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.timer import Timer
+from textual.widgets import Checkbox, Input, Label, Static, TextArea
 
-from gcloud_ops.text import one_line
-from sinergym_tui import changes
+from gcloud_ops.text import clean, one_line
+from sinergym_tui import changes, drafts
+from sinergym_tui.drafts import Draft, Preview
 from sinergym_tui.fleet import Fleet
 from sinergym_tui.jobs import Job
+from sinergym_tui.keys import bindings_of
+from sinergym_tui.screens.confirm import ConfirmScreen
+from sinergym_tui.screens.form import Field, FormScreen
+from sinergym_tui.screens.frame import ConsoleScreen, styled, update_line
+from sinergym_tui.screens.sections import sections_content
+from sinergym_tui.views.cells import Cell, plural
+from sinergym_tui.views.launch import cost_sentence, launch_touches, preview_sections
+from sinergym_tui.widgets.completing import NameComplete
+from sinergym_tui.widgets.tick import Tick
 from sinergym_tui.workers import Tell
-
-if TYPE_CHECKING:
-    from gcloud_ops.launching import LaunchPlan
-    from sinergym_tui.app import Console
 
 __all__ = ["LaunchScreen"]
 
-_SHOWN = 40  # commands of the plan that are listed
+_PAUSE: Final = 0.5  # seconds without a key until the cloud is asked
+_MOST: Final = 1_000_000  # bytes of a sweep file
+
+_FIELDS: Final = (
+    # Field, label, placeholder.
+    ("name", "Name", "lower-case letters, digits, hyphens"),
+    ("environments", "Environments", "several with commas"),
+    ("algorithms", "Algorithms", "several with commas, such as PPO, A2C"),
+    ("seeds", "Seeds", "3 for 1, 2, 3; or 1, 5, 9"),
+    ("flags", "Other flags", "--episodes 10 --normalize_action"),
+    ("grid", "Grid", "learning_rate=0.001,0.0003; gamma=0.9,0.99"),
+    ("command", "Command", "sinergym-train"),
+    ("template", "Template", "that of the settings"),
+    ("zones", "Zones", "that of the settings; several of one region"),
+    ("machines", "Machine types", "the template's; the preferred one first"),
+    ("hours", "Hours it takes", "of one experiment: what is expected"),
+    ("max_hours", "Hours at most", "of one experiment: then its VM is ended"),
+    ("max_cost", "Dollars at most", "of the whole sweep"),
+    ("retry", "Tries again", "how often, after an error"),
+    ("alert", "Tell its ends to", "you@example.org, a webhook, a channel"),
+)
 
 
-class LaunchScreen(ModalScreen["LaunchPlan | None"]):
-    """Asks for a file, shows what launching it would create; gives the plan that was confirmed."""
+class LaunchScreen(ConsoleScreen):
+    """Nothing is created before a question that says what it costs.
+
+    Args:
+        folder: Where sweep files are picked and saved.
+    """
+
+    SCOPE = "launch"
+    BINDINGS = bindings_of("launch")
 
     DEFAULT_CSS = """
     LaunchScreen {
-        align: center middle;
-        & > Vertical {
-            width: 100; max-width: 100%; height: auto; max-height: 100%;
-            border: round $primary; padding: 0 1; background: $surface;
-        }
-        & VerticalScroll { height: auto; max-height: 9; }
-        & Static { width: 100%; }
-        & #trouble { color: $text-error; }
-        & .title { text-style: bold; }
-        & Horizontal { height: 3; align-horizontal: right; }
-        & Button { margin-left: 1; }
-        & Input { height: 3; }
+        & #parts { height: 1fr; layout: vertical; }
+        & #form, & #text { width: 1fr; height: 1fr; }
+        & #form { padding: 0 1; scrollbar-size-vertical: 1; }
+        & #text { border: none; padding: 0 1; display: none; scrollbar-size-vertical: 1; }
+        & #text:focus { border: none; }
+        &.-as-text #text { display: block; }
+        &.-as-text #form { display: none; }
+        & #plan { width: 1fr; height: 9; padding: 0 1; background: $boost;
+            scrollbar-size-vertical: 1; }
+        & #plan-text { width: 100%; height: auto; }
+        & .row { height: 1; }
+        & .row Label { width: 17; color: $foreground 70%; }
+        & .row Input { width: 1fr; height: 1; border: none; padding: 0 1; background: $boost; }
+        & .row Input:focus { border: none; background: $primary 25%; }
+        & .row Checkbox { border: none; padding: 0; height: 1; background: transparent; }
+        & .wrong { display: none; height: auto; width: 100%; padding-left: 17;
+            color: $text-error; }
+        & .wrong.-shown { display: block; }
+        &.-wide #parts { layout: horizontal; }
+        &.-wide #form { height: 1fr; padding: 1 1 0 1; }
+        &.-wide #plan { height: 1fr; padding: 1 1 0 1; }
+        &.-wide.-tall .row { margin-bottom: 1; }
+        &.-wide.-tall .wrong { margin-top: -1; padding-bottom: 1; }
     }
     """
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss_without", "Cancel", show=False),
-    ]
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._folder = folder
-        self._plan: LaunchPlan | None = None
+        self._seen: Preview | None = None
         self._asked: Job | None = None
+        self._pause: Timer | None = None
+        self._wrong: Mapping[str, str] = {}
+        self._templates: tuple[str, ...] = ()
+        self._path = ""
 
-    def compose(self) -> ComposeResult:
-        """The file's path, another name, the plan or what is wrong, and the buttons."""
-        with Vertical():
-            yield Label("Launch a sweep from a file", classes="title")
-            yield Input(
-                placeholder="path of a sweep file, such as examples/quick.yaml",
-                suggester=SweepFileSuggester(self._folder),
-                id="file",
-            )
-            yield Input(placeholder="another name for the sweep (the file's, if empty)", id="name")
-            yield Static("Enter shows what would be created.", id="trouble", markup=False)
-            with VerticalScroll(can_focus=False, id="plan"):
+    def body(self) -> ComposeResult:
+        """A line, the form or the text, and beside it the plan."""
+        yield Static("", id="summary", classes="line", markup=False)
+        with Horizontal(id="parts"):
+            with VerticalScroll(id="form", can_focus=False):
+                for key, label, placeholder in _FIELDS:
+                    with Horizontal(classes="row"):
+                        yield Label(label)
+                        value = getattr(Draft(), key, "")
+                        yield Input(value, placeholder=placeholder, id=f"of-{key}")
+                    yield Static("", id=f"wrong-{key}", classes="wrong", markup=False)
+                    if key == "machines":
+                        with Horizontal(classes="row"):
+                            yield Label("Spot VMs")
+                            yield Tick("cheaper; may be taken away", id="of-spot")
+            yield TextArea("", id="text", show_line_numbers=True, compact=True)
+            with VerticalScroll(id="plan", can_focus=False):
                 yield Static("", id="plan-text", markup=False)
-            with Horizontal():
-                yield Button("Cancel", id="no")
-                yield Button("Launch", id="yes", variant="success", disabled=True)
 
     def on_mount(self) -> None:
-        """Begin with the path."""
-        self.query_one("#file", Input).focus()
+        """Begin with the name; complete what can be."""
+        for key, names in self._names().items():
+            field = self._input(key)
+            several = key in {"environments", "algorithms", "zones"}
+            self.mount(NameComplete(field, names, several=several))
+        self._input("name").focus()
+        self._look_for_templates()
+        self._check_form()
 
-    def _show_plan(self, plan: "LaunchPlan") -> None:
-        """The file can be launched: say what that would create."""
-        if not self.is_attached or self._asked is None:
-            return
-        self._plan = plan
-        self.query_one("#trouble", Static).update("")
-        self.query_one("#plan-text", Static).update("\n".join(plan_lines(plan)))
-        self.query_one("#yes", Button).disabled = False
-        self.query_one("#no", Button).focus()
+    @property
+    def crumbs(self) -> tuple[str, ...]:
+        """A new sweep."""
+        return ("launch", one_line(self._path)) if self._path else ("launch",)
 
-    def _show_trouble(self, reason: str) -> None:
-        """The file can't be launched."""
-        if self.is_attached and self._asked is not None:
-            self._complain(reason)
+    @property
+    def is_text(self) -> bool:
+        """Whether it is edited as a file's text."""
+        return self.has_class("-as-text")
 
-    def _complain(self, reason: str) -> None:
-        self._forget_plan()
-        self.query_one("#trouble", Static).update(f"✗ {reason}")
+    @property
+    def draft(self) -> Draft:
+        """What the form holds."""
+        typed = {key: self._input(key).value for key, _, _ in _FIELDS if key not in {"alert"}}
+        return Draft(spot=self.query_one("#of-spot", Checkbox).value, **typed)
 
-    @on(Input.Submitted)
-    def _ask_for_plan(self) -> None:
-        file = self.query_one("#file", Input).value.strip()
-        if not file:
-            self._complain("give the path of a sweep file")
-            return
-        self._forget_plan()
-        self.query_one("#trouble", Static).update("looking …")
-        name = self.query_one("#name", Input).value.strip() or None
-        path = self._folder / Path(file).expanduser()
+    @property
+    def text(self) -> str:
+        """The sweep as a file's text."""
+        if self.is_text:
+            return self.query_one("#text", TextArea).text
+        return drafts.text_of(drafts.content_of(self.draft)[0])
 
-        def work(fleet: Fleet, tell: Tell) -> "LaunchPlan":
-            tell("checking")
-            return changes.planned(fleet, path, name=name)
+    def paint(self, now: datetime) -> None:  # noqa: ARG002
+        """The plan, what is wrong, and what it comes to in one line."""
+        seen, wrong = self._seen, dict(self._wrong)
+        if seen is not None and seen.problem and seen.place:
+            wrong.setdefault(seen.place, drafts.without_line(seen.problem))
+        for key, _, _ in _FIELDS:
+            line = self.query_one(f"#wrong-{key}", Static)
+            update_line(line, Content(f"✗ {wrong[key]}" if key in wrong else ""))
+            line.set_class(key in wrong, "-shown")
+        width = self.query_one("#plan").scrollable_content_region.width
+        sections = () if self._wrong and not self.is_text else preview_sections(seen)
+        text = sections_content(sections, width)
+        update_line(self.query_one("#plan-text", Static), text)
+        update_line(self.query_one("#summary", Static), styled(self._summary(wrong)))
 
-        self._asked = Job(title=f"plan {file}", group="plan")
-        console = cast("Console", self.app)
-        console.start(self._asked, work, then=self._show_plan, otherwise=self._show_trouble)
+    def can(self, action: str) -> bool | None:
+        """What is launched is what is shown."""
+        if action == "launch_it":
+            return True if self._seen is not None and self._seen.is_ready else None
+        return True
+
+    # ----------------------------------------------------------------- typing
 
     @on(Input.Changed)
+    @on(Checkbox.Changed)
+    def _check_form(self) -> None:
+        """Say at once what is wrong with a field; ask the cloud after a pause."""
+        if not self.is_text:
+            self._wrong = drafts.content_of(self.draft)[1]
+        self._forget_plan()
+
+    @on(TextArea.Changed)
+    def _check_text(self) -> None:
+        if self.is_text:
+            self._wrong = {}
+            self._forget_plan()
+
+    @on(Input.Submitted)
+    def _next_field(self) -> None:
+        self.focus_next()
+
     def _forget_plan(self) -> None:
-        """What is confirmed is what is shown: another path or name needs another plan."""
+        """What is confirmed is what is shown: another text needs another plan."""
         if self._asked is not None:
             self._asked.stop.set()
-        self._plan = self._asked = None
-        self.query_one("#plan-text", Static).update("")
-        self.query_one("#yes", Button).disabled = True
+        self._seen = self._asked = None
+        if self._pause is not None:
+            self._pause.stop()
+        if not self._wrong:
+            self._pause = self.set_timer(_PAUSE, self._ask_for_plan)
+        self.repaint()
 
-    @on(Button.Pressed)
-    def _answer(self, event: Button.Pressed) -> None:
-        self.dismiss(self._plan if event.button.id == "yes" else None)
+    def _ask_for_plan(self) -> None:
+        text, alert = self.text, self._input("alert").value
 
-    def action_dismiss_without(self) -> None:
-        """Launch nothing."""
-        self.dismiss(None)
+        def work(fleet: Fleet, tell: Tell) -> Preview:
+            return drafts.preview(fleet, text, alert=alert, tell=tell)
 
+        self._asked = Job(title="plan a sweep", group="plan")
+        self.console.start(self._asked, work, then=self._show_plan, otherwise=self._show_trouble)
 
-def plan_lines(plan: "LaunchPlan") -> list[str]:
-    """What a launch will create, for a person."""
-    experiments = plan.sweep.experiments
-    template = plan.template
-    bucket = plan.bucket if plan.bucket_exists else f"{plan.bucket} (will be made)"
-    labelled = (
-        ("Sweep", f"{plan.sweep.name}: {len(experiments)} experiments"),
-        (
-            "VMs",
-            f"{plan.instances} × {template.machine_type or '?'}, in {plan.zone}, "
-            f"project {plan.project}",
-        ),
-        ("Template", f"{template.name}: {template.image or 'no container of ours'}"),
-        ("Bucket", bucket),
-        *((each.id, each.command) for each in experiments[:_SHOWN]),
-        *((("…", f"and {len(experiments) - _SHOWN} more"),) if len(experiments) > _SHOWN else ()),
-    )
-    return [f"{label:<10} {one_line(text)}" for label, text in labelled]
+    def _show_plan(self, seen: Preview) -> None:
+        if self.is_attached and seen.text == self.text:
+            self._seen = seen
+            self.repaint()
 
+    def _show_trouble(self, reason: str) -> None:
+        if self.is_attached:
+            self._seen = Preview(text=self.text, problem=reason)
+            self.repaint()
 
-class SweepFileSuggester(Suggester):
-    """Completes the path of a YAML file."""
+    def _summary(self, wrong: Mapping[str, str]) -> list[Cell]:
+        seen = self._seen
+        if self._wrong and not self.is_text:
+            count = plural(len(wrong), "field")
+            return [Cell("Launch a sweep", "strong"), Cell(f"{count} to fill in", "waiting")]
+        if seen is None:
+            return [Cell("Launch a sweep", "strong"), Cell("looking …", "busy")]
+        if seen.problem:
+            return [Cell("✗ can't be launched", "bad"), Cell(self._problem(seen))]
+        if seen.plan is None:
+            return []
+        cells = [Cell(plural(seen.plan.instances, "VM"), "strong")]
+        cells.append(Cell(cost_sentence(seen.plan.cost)))
+        if seen.quota:
+            cells.insert(0, Cell(f"✗ {seen.quota[0].name}", "bad"))
+        return [*cells, Cell(f"{self.console.key_named('launch_it', 'launch')} launches", "muted")]
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(use_cache=False, case_sensitive=True)
-        self._folder = folder
+    def _problem(self, seen: Preview) -> str:
+        return seen.problem if self.is_text else drafts.without_line(seen.problem)
 
-    async def get_suggestion(self, value: str) -> str | None:
-        """The first folder or sweep file that begins like this."""
-        return await asyncio.to_thread(self._first_match, value)
+    # ---------------------------------------------------------------- actions
 
-    def _first_match(self, value: str) -> str | None:
-        head, slash, tail = value.rpartition("/")
+    def action_back(self) -> None:
+        """To the sweeps; what was typed is gone."""
+        self.console.go_back()
+
+    def action_launch_it(self) -> None:
+        """Ask, then launch what is shown."""
+        seen = self._seen
+        if seen is None or not seen.is_ready or seen.plan is None:
+            return
+        plan, name = seen.plan, seen.plan.sweep.name
+
+        def work(fleet: Fleet, tell: Tell) -> str:
+            return changes.launch(fleet, plan, tell, told=seen.told)
+
+        def begin(sure: bool | None) -> None:
+            if sure:
+                console = self.console
+                console.go_back()
+                console.start(Job(title=f"launch {name}", is_change=True, sweep=name), work)
+                console.await_sweep(name)
+
+        question = one_line(f"Launch sweep {name}?")
+        self.console.push_screen(
+            ConfirmScreen(question, launch_touches(seen), yes="Launch it"), begin
+        )
+
+    def action_as_text(self) -> None:
+        """Show the text of the form, or the form of the text where it has room for all."""
+        if not self.is_text:
+            self._take_text(self.text)
+            return
+        draft = drafts.draft_of(self.text)
+        if draft is None:
+            self.console.tell("the form has no room for all that is in this text", "warning")
+            return
+        self._take_draft(draft)
+
+    def action_pick_file(self) -> None:
+        """Pick a sweep file."""
+        from sinergym_tui.widgets.picking import SweepFilePicker
+
+        self.console.push_screen(SweepFilePicker(self._folder), self._read)
+
+    def action_save_file(self) -> None:
+        """Ask where, then save."""
+        name = self._input("name").value.strip() or "sweep"
+        text = self.text
+
+        def save(filled: dict[str, str] | None) -> None:
+            if filled is None:
+                return
+            path = self._folder / Path(filled["path"]).expanduser()
+            try:
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(text)
+            except OSError as error:
+                self.console.tell(f"not saved: {error}", "error")
+            else:
+                self.console.tell(f"saved: {path}")
+
+        value = self._path or f"{name}.yaml"
+        fields = [Field(key="path", label="File", value=value)]
+        note = "A file that is there is not overwritten."
+        self.console.push_screen(FormScreen("Save the sweep", fields, yes="Save", note=note), save)
+
+    def _read(self, path: Path | None) -> None:
+        if path is None:
+            return
         try:
-            folder = self._folder / Path(f"{head}{slash}" or ".").expanduser()
-            found = sorted(
-                entry.name + ("/" if entry.is_dir() else "")
-                for entry in folder.iterdir()
-                if entry.name.startswith(tail)
-                and (tail or not entry.name.startswith("."))
-                and (entry.suffix in {".yaml", ".yml"} or entry.is_dir())
-            )
-        except (OSError, ValueError, RuntimeError):
-            return None
-        return f"{head}{slash}{found[0]}" if found else None
+            with path.open("rb") as file:
+                text = clean(file.read(_MOST).decode("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            self.console.tell(f"{path.name}: can't be read: {error}", "error")
+            return
+        self._path = path.name
+        draft = drafts.draft_of(text)
+        if draft is None:
+            self._take_text(text)
+        else:
+            self._take_draft(draft)
+
+    def _take_text(self, text: str) -> None:
+        self.add_class("-as-text")
+        area = self.query_one("#text", TextArea)
+        area.load_text(text)
+        area.focus()
+        self._wrong = {}
+        self._forget_plan()
+
+    def _take_draft(self, draft: Draft) -> None:
+        self.remove_class("-as-text")
+        with self.prevent(Input.Changed, Checkbox.Changed):
+            for key, _, _ in _FIELDS:
+                if key != "alert":
+                    self._input(key).value = getattr(draft, key)
+            self.query_one("#of-spot", Checkbox).value = draft.spot
+        self._input("name").focus()
+        self._check_form()
+
+    # ------------------------------------------------------------ suggestions
+
+    def _names(self) -> dict[str, Callable[[], Sequence[str]]]:
+        return {
+            "environments": lambda: drafts.suggestions(self._past_commands())["environment"],
+            "algorithms": lambda: drafts.suggestions(self._past_commands())["algorithm"],
+            "template": lambda: self._templates,
+            "zones": self._past_zones,
+        }
+
+    def _past_commands(self) -> list[str]:
+        seen = [state.snapshot for state in self.view.sweeps if state.snapshot]
+        return [one.command for each in seen for one in each.manifest.experiments]
+
+    def _past_zones(self) -> Sequence[str]:
+        seen = [state.snapshot.manifest for state in self.view.sweeps if state.snapshot]
+        fleet = self.console.fleet
+        known = [fleet.settings.zone] if fleet is not None else []
+        return tuple(dict.fromkeys([*known, *(one.zone for one in seen)]))
+
+    def _look_for_templates(self) -> None:
+        def work(fleet: Fleet, tell: Tell) -> tuple[str, ...]:
+            from gcloud_ops import templates
+
+            tell("asking which templates there are")
+            found = templates.list_templates(fleet.clients)
+            return tuple(one_line(one.name) for one in found if not one.derived_from)
+
+        def take(found: tuple[str, ...]) -> None:
+            self._templates = found
+
+        job = Job(title="list templates", group="templates")
+        self.console.start(job, work, then=take, otherwise=lambda _reason: None)
+
+    def _input(self, key: str) -> Input:
+        return self.query_one(f"#of-{key}", Input)

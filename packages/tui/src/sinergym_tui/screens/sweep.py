@@ -9,6 +9,7 @@ from gcloud_ops.text import one_line
 from sinergym_tui.fleet import MOST_LOGS
 from sinergym_tui.keys import bindings_of
 from sinergym_tui.screens.changing import ask_to_cancel, ask_to_rerun, ask_to_restart
+from sinergym_tui.screens.compare import CompareScreen
 from sinergym_tui.screens.experiment import ExperimentScreen
 from sinergym_tui.screens.logs import LogsScreen
 from sinergym_tui.screens.table import TableScreen
@@ -127,6 +128,10 @@ class SweepScreen(TableScreen[Row]):
         """The command of the one with the cursor."""
         if row := self.current:
             self.console.copy(row.seen.experiment.command, "the command")
+
+    def action_compare(self) -> None:
+        """What was learned from it."""
+        self.console.push_screen(CompareScreen(self._sweep))
 
     def action_cancel(self) -> None:
         """Ask, then cancel those that are chosen."""

@@ -11,9 +11,9 @@ from sinergym_tui.keys import bindings_of
 from sinergym_tui.screens.changing import (
     ask_to_cancel,
     ask_to_delete,
-    ask_to_launch,
     ask_to_resume,
 )
+from sinergym_tui.screens.compare import CompareScreen
 from sinergym_tui.screens.sweep import SweepScreen
 from sinergym_tui.screens.table import TableScreen
 from sinergym_tui.views.cells import Cell, money_text, plural
@@ -127,9 +127,16 @@ class SweepsScreen(TableScreen[SweepState]):
         if self.table.key:
             self.console.push_screen(SweepScreen(self.table.key))
 
+    def action_compare(self) -> None:
+        """What was learned from it."""
+        if self.table.key:
+            self.console.push_screen(CompareScreen(self.table.key))
+
     def action_launch(self) -> None:
-        """Ask for a sweep file."""
-        ask_to_launch(self.console)
+        """Fill in a form, or pick a file."""
+        from sinergym_tui.screens.launch import LaunchScreen
+
+        self.console.push_screen(LaunchScreen(self.console.folder))
 
     def action_cancel_sweep(self) -> None:
         """Ask, then cancel it."""

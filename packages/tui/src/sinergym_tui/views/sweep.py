@@ -11,9 +11,9 @@ from sinergym_tui.trails import Trail
 from sinergym_tui.views.cells import (
     Cell,
     Column,
-    age_text,
     bar,
     count_text,
+    duration_text,
     money_text,
     number_text,
     sparkline,
@@ -93,7 +93,7 @@ def experiment_cells(row: Row, now: datetime) -> tuple[Cell, ...]:
         Cell(number_text(progress.mean_reward)),
         Cell(sparkline(trail.rewards, _TREND) if trail else "", "busy"),
         Cell(
-            age_text(record.updated, now) if record and is_live else "-",
+            _calm_age(record.updated, now) if record and is_live else "-",
             "bad" if seen.status is ExperimentStatus.UNREACHABLE else "muted",
         ),
         Cell(
@@ -151,6 +151,13 @@ def container_word(row: Observation) -> str:
         if not member.is_up or row.status is ExperimentStatus.STARTING:
             return "not up"
     return one_line(record.state) if record else "-"
+
+
+def _calm_age(moment: datetime | None, now: datetime) -> str:
+    """An age in steps of five seconds: a table that ticks like a clock reads badly, and costs."""
+    if moment is None:
+        return "-"
+    return duration_text((now - moment).total_seconds() // 5 * 5)
 
 
 def _host(row: Observation, address: str) -> str:

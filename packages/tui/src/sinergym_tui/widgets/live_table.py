@@ -146,6 +146,7 @@ class LiveTable(ScrollView, can_focus=True):
         self._widths = {column.key: column.width for column in columns}
         self._told = ""
         self._marked: frozenset[str] = frozenset()
+        self._styles: dict[tuple[str, bool], Style] = {}
         self._order = Order()
         self.lines_painted = 0
         """How many lines were rendered so far; what measures the painting."""
@@ -234,7 +235,7 @@ class LiveTable(ScrollView, can_focus=True):
         """Show that what is shown is old, or that it isn't any more."""
         if self.has_class("-stale") != is_stale:
             self.set_class(is_stale, "-stale")
-            self._strips.clear()
+            self.notify_style_update()
             self.refresh()
 
     # ------------------------------------------------------------------ cursor
@@ -302,15 +303,18 @@ class LiveTable(ScrollView, can_focus=True):
 
     def on_focus(self) -> None:
         """The cursor has another colour now."""
+        self._styles.clear()
         self._repaint_row(self.cursor)
 
     def on_blur(self) -> None:
         """The cursor has another colour now."""
+        self._styles.clear()
         self._repaint_row(self.cursor)
 
     def notify_style_update(self) -> None:
         """Another theme: everything has other colours."""
         super().notify_style_update()
+        self._styles.clear()
         self._strips.clear()
 
     def render_line(self, y: int) -> Strip:
@@ -321,7 +325,7 @@ class LiveTable(ScrollView, can_focus=True):
         index = y - 1 + self.scroll_offset.y
         if index >= len(self._keys):
             text = self._placeholder if not self._keys and y == 1 else ""
-            style = self.rich_style + self._letters("live-table--muted")
+            style = self._style("muted")
             return Strip([Segment(_fit(f" {text}", width), style)], width)
         if (strip := self._strips.get(index)) is None:
             strip = self._strips[index] = self._row(index, width)
@@ -340,7 +344,7 @@ class LiveTable(ScrollView, can_focus=True):
         self.refresh_line(index + 1)
 
     def _header(self, width: int) -> Strip:
-        style = self.rich_style + self._letters("live-table--header")
+        style = self._style("header")
         titles = []
         for position, size in self._layout:
             column = self._columns[position]
@@ -354,23 +358,38 @@ class LiveTable(ScrollView, can_focus=True):
         key, cells = self._keys[index], self._cells_of(index)
         self._painted[index] = key, cells
         has_cursor = self._has_cursor and index == self.cursor
-        row_style = self.rich_style
-        if has_cursor:
-            row_style = self.get_component_rich_style("live-table--cursor")
-        is_marked = key in self._marked
-        sign = ("▸" if has_cursor else " ") + ("●" if is_marked else " ")
-        mark_style = row_style
-        if is_marked and not (has_cursor and self.has_focus):
-            mark_style += self._letters("live-table--mark")
-        segments = [Segment(sign, mark_style)]
+        is_bright = has_cursor and self.has_focus
+        row_style = self._style("cursor") if has_cursor else self._style("")
+        sign = ("▸" if has_cursor else " ") + ("●" if key in self._marked else " ")
+        segments = [Segment(sign, row_style if is_bright else self._style("mark", has_cursor))]
+        used = 2
         for position, size in self._layout:
             cell = cells[position]
             text = _fit(cell.text, size, is_right=self._columns[position].is_right)
-            style = row_style
-            if not (has_cursor and self.has_focus):
-                style += self._letters(f"live-table--{cell.tone or 'plain'}")
-            segments += [Segment(text, style), Segment(" ", row_style)]
-        return Strip(segments).adjust_cell_length(width, row_style)
+            style = row_style if is_bright else self._style(cell.tone or "plain", has_cursor)
+            segments.append(Segment(text + " ", style))
+            used += size + 1
+        if used < width:
+            segments.append(Segment(" " * (width - used), row_style))
+            return Strip(segments, width)
+        return Strip(segments, used).crop(0, width)
+
+    def _style(self, name: str, has_cursor: bool = False) -> Style:
+        """The style of a component's letters, on the ground of the table or of the cursor.
+
+        Asking the stylesheet for one costs as much as painting a cell.
+        """
+        found = self._styles.get((name, has_cursor))
+        if found is None:
+            if name == "cursor":
+                found = self.get_component_rich_style("live-table--cursor")
+            elif not name:
+                found = self.rich_style
+            else:
+                ground = self._style("cursor") if has_cursor else self._style("")
+                found = ground + self._letters(f"live-table--{name}")
+            self._styles[name, has_cursor] = found
+        return found
 
     def _letters(self, name: str) -> Style:
         """A component's colour of letters, blended with the table's ground, without the ground."""
