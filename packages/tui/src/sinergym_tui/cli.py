@@ -33,6 +33,8 @@ def console(
     bucket: str | None = None,
     endpoint: str | None = None,
     read_only: Annotated[bool, Parameter(negative="")] = False,
+    serve: Annotated[bool, Parameter(negative="")] = False,
+    port: int = 8000,
 ) -> int:
     """Open the console.
 
@@ -43,6 +45,8 @@ def console(
         bucket: Bucket of the sweeps.
         endpoint: Another cloud than Google's, such as http://127.0.0.1:8080.
         read_only: Look, and change nothing.
+        serve: Show it in a browser on this machine, and nowhere else.
+        port: Where --serve listens, on 127.0.0.1.
     """
     from textual.theme import BUILTIN_THEMES
 
@@ -59,6 +63,10 @@ def console(
     except GcloudOpsError as error:
         print(f"sinergym-tui: {error}", file=sys.stderr)
         return 2
+    if serve:
+        words = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+        words += ["--local"] * local + ["--read-only"] * read_only
+        return _serve(words, port)
 
     def connect(tell: Callable[[str], None]) -> "Fleet":
         from sinergym_tui.fleet import Fleet
@@ -75,6 +83,23 @@ def console(
     return run_console(Console(connect, read_only=read_only, folder=Path.cwd(), config=config))
 
 
+def _serve(words: list[str], port: int) -> int:
+    import shlex
+
+    from sinergym_tui.serving import LoopbackServer
+
+    def say(line: str) -> None:
+        print(f"sinergym-tui: {line}", file=sys.stderr, flush=True)
+
+    command = shlex.join([sys.executable, "-m", "sinergym_tui", *words])
+    try:
+        LoopbackServer(command, port=port, say=say).serve()
+    except (OSError, OverflowError) as error:
+        say(f"--port {port}: {error}")
+        return 2
+    return 0
+
+
 def run_console(console: "Console") -> int:
     """Run it on this terminal until somebody leaves; returns the exit code."""
     import asyncio
@@ -83,7 +108,7 @@ def run_console(console: "Console") -> int:
     # A look at 1,000 experiments makes and drops a million objects, in a thread: keys must not
     # wait for a collection of all that lives, nor for a thread that gives way every 5 ms only.
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(50_000, 20, 10)
     sys.setswitchinterval(_SWITCH)
 
     # `asyncio.run` would wait for the threads that are asking the cloud just now, for a minute

@@ -9,6 +9,6 @@ class Tick(Checkbox):
     """Has a sign in it while it is on, and none while it is off."""
 
     @property
-    def BUTTON_INNER(self) -> str:  # type: ignore[override]  # noqa: N802  # Textual's name
+    def BUTTON_INNER(self) -> str:  # type: ignore[override]  # Textual's name
         """The sign."""
         return "✓" if self.value else " "
