@@ -94,6 +94,7 @@ def settings_for(described: dict[str, Any], folder: Path) -> Settings:
         project=described["project"],
         zone=described["zone"],
         endpoint=described["endpoint"],
+        monitoring_endpoint=described["grpc_endpoint"],
         ssh_port=described["ssh_port"],
         ssh_key=folder / "id_ed25519",
     )
@@ -164,6 +165,14 @@ async def until_shown(pilot: Pilot[Any], *texts: str, seconds: float = 15) -> No
     await until(
         pilot, lambda: all(text in text_of(app) for text in texts), f"{texts}", seconds=seconds
     )
+
+
+async def pick(pilot: Pilot[Any], name: str) -> None:
+    """Pick a sweep file of the folder by keys, in the form of a new sweep."""
+    await until_shown(pilot, "Launch a sweep")
+    await pilot.press("ctrl+o")
+    await until_shown(pilot, "Open a sweep file", name)
+    await pilot.press("tab", *name, "enter")
 
 
 def launch(clients: Clients, name: str, count: int = 2) -> None:

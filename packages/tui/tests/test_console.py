@@ -23,6 +23,7 @@ from .conftest import (
     LocalCloud,
     console,
     launch,
+    pick,
     settings_for,
     text_of,
     until,
@@ -65,16 +66,19 @@ async def test_a_sweep_is_launched_watched_and_read(
     app = console(settings, folder=tmp_path)
     async with app.run_test(size=size) as pilot:
         await until_shown(pilot, "no sweeps yet")
-        await pilot.press("l", *"by-")
-        await until(pilot, lambda: isinstance(app.screen, LaunchScreen), "the form")
-        await pilot.press("right")
-        await until_shown(pilot, f"{name}.yaml")
-        await pilot.press("enter")
-        await until_shown(pilot, "2 × n2-highcpu-8", f"{name}-0001", "(will be made)")
+        await pilot.press("l")
+        await pick(pilot, f"{name}.yaml")
+        await until_shown(pilot, "dispatch: ssh", "2 × n2-highcpu-8", "(will be made)", "2 VMs")
         assert sweeps.list_sweeps(clients) == ()
         assert groups.get_group(clients, name) is None
 
-        await pilot.press("tab", "enter", "q")
+        await pilot.press("ctrl+l")
+        await until_shown(pilot, f"Launch sweep {name}?", "it costs $0.6", "No")
+        await pilot.press("enter", "ctrl+l")
+        await until_shown(pilot, f"Launch sweep {name}?")
+        await pilot.press("tab", "enter")
+        await until(pilot, lambda: not isinstance(app.screen, LaunchScreen), "it is launched")
+        await pilot.press("q")
         await until_shown(pilot, "Leave while a change is under way?", f"launch {name}")
         await pilot.press("enter")  # Stay
         await until_shown(pilot, "launched: 2 have their command", f"▸ {name}")
@@ -123,44 +127,6 @@ async def test_a_sweep_is_launched_watched_and_read(
         assert text_of(app).count("first line") == 1
         await pilot.press("escape", "escape", "escape")
         await until_shown(pilot, "2/2 1✗", "✗ failed")
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("name: Bad_Name\nexperiments: ['true']\n", "bad.yaml:1: name: 'Bad_Name' can't name"),
-        ("name: bad\nexperimnts: ['true']\n", "bad.yaml:2: unknown key 'experimnts'"),
-        ("name: bad\nexperiments: ['true']\ntemplate: none-such\n", "none-such"),
-    ],
-)
-async def test_a_file_that_cannot_be_launched_says_why_and_creates_nothing(
-    text: str, said: str, settings: Settings, clients: Clients, tmp_path: Path
-) -> None:
-    """One line, Launch stays disabled."""
-    sweep_file(tmp_path, "bad", text)
-    app = console(settings, folder=tmp_path)
-    async with app.run_test(size=(100, 30)) as pilot:
-        await until_shown(pilot, "no sweeps yet")
-        await pilot.press("l", *"bad.yaml", "enter")
-        await until(pilot, lambda: said in " ".join(text_of(app).replace("│", " ").split()), said)
-        assert app.screen.query_one("#yes").disabled
-        await pilot.press("escape")
-        await until(pilot, lambda: not isinstance(app.screen, LaunchScreen), "the form is gone")
-    assert sweeps.list_sweeps(clients) == ()
-    assert groups.get_group(clients, "bad") is None
-
-
-async def test_another_path_needs_another_plan(settings: Settings, tmp_path: Path) -> None:
-    """What is confirmed is what is shown."""
-    sweep_file(tmp_path, "one")
-    app = console(settings, folder=tmp_path)
-    async with app.run_test(size=(100, 30)) as pilot:
-        await until_shown(pilot, "no sweeps yet")
-        await pilot.press("l", *"one.yaml", "enter")
-        await until_shown(pilot, "2 × n2-highcpu-8")
-        assert not app.screen.query_one("#yes").disabled
-        await pilot.press("shift+tab", "x")
-        await until(pilot, lambda: app.screen.query_one("#yes").disabled, "no plan any more")
 
 
 @SIZES
