@@ -258,10 +258,8 @@ def field_of(reason: str) -> str:
     """The form's field that an error is about, or ""."""
     words = without_line(reason)
     head = words.partition(":")[0].strip()
-    if head in _FIELDS:
-        return _FIELDS[head]
-    first = next((name for name in _FIELDS if words.startswith((f"{name} ", f"{name}:"))), "")
-    return _FIELDS.get(first, "")
+    first = next((name for name in _FIELDS if words.startswith(f"{name} ")), "")
+    return _FIELDS.get(head) or _FIELDS.get(head.partition(".")[0]) or _FIELDS.get(first, "")
 
 
 def without_line(reason: str) -> str:
