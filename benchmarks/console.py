@@ -31,7 +31,7 @@ from gcloud_ops import launching, sweeps, templates
 from gcloud_ops.bucket import replace_record
 from gcloud_ops.clients import Clients
 from gcloud_ops.contract import Dispatch, timestamp
-from gcloud_ops.model import Sweep
+from gcloud_ops.model import Observation, Sweep
 
 SECONDS = float(os.environ.get("BENCH_CONSOLE_SECONDS", "60"))
 """How long the log grows; the other parts take a third of it each."""
@@ -338,7 +338,7 @@ def _launch(clients: Clients, name: str, count: int) -> None:
         time.sleep(1)
     rows = _seen(clients, name)
 
-    def write(row: sweeps.Observation) -> None:
+    def write(row: Observation) -> None:
         now = timestamp(datetime.now(UTC))
         content = {
             "schema": 1,
@@ -358,7 +358,7 @@ def _launch(clients: Clients, name: str, count: int) -> None:
         list(pool.map(write, rows))
 
 
-def _seen(clients: Clients, name: str) -> tuple[sweeps.Observation, ...]:
+def _seen(clients: Clients, name: str) -> tuple[Observation, ...]:
     return sweeps.status(name, clients).rows
 
 

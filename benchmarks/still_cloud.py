@@ -1,8 +1,8 @@
 """A cloud that repeats what another has answered: what it costs to look, without its own cost.
 
 `python -m benchmarks.still_cloud ENDPOINT` asks the cloud there once for whatever it is asked, and
-answers the same from then on. In the records of a sweep whose name begins with `busy` all numbers
-and times move on, once a second. It prints its own address.
+answers the same from then on, but for records: those of the sweep `busy` have other numbers and
+times each second, those of all others a heartbeat every 30 seconds. It prints its own address.
 """
 
 import http.client
@@ -39,8 +39,8 @@ class Memory:
             if key not in self._replies:
                 self._replies[key] = self._ask(method, path, body, headers)
             status, kept, content = self._replies[key]
-            if "busy%2Frecords" in path or "busy/records" in path:
-                content = self._move(key, content)
+            if "%2Frecords" in path or "/records" in path:
+                content = self._move(key, content, is_busy="busy" in path)
         return status, kept, content
 
     def _ask(self, method: str, path: str, body: bytes, headers: Any) -> Reply:
@@ -54,26 +54,26 @@ class Memory:
         connection.close()
         return answer.status, kept, content
 
-    def _move(self, key: tuple[str, str], content: bytes) -> bytes:
-        second = int(time.time())
+    def _move(self, key: tuple[str, str], content: bytes, *, is_busy: bool) -> bytes:
+        second = int(time.time()) if is_busy else int(time.time()) // 30 * 30
         if self._moved.get(key, (0, b""))[0] != second:
-            self._moved[key] = second, _moved(content, second)
+            self._moved[key] = second, _moved(content, second, is_busy=is_busy)
         return self._moved[key][1]
 
 
-def _moved(content: bytes, second: int) -> bytes:
+def _moved(content: bytes, second: int, *, is_busy: bool) -> bytes:
     listing = json.loads(content)
     for number, item in enumerate(listing.get("items", [])):
         record = json.loads(item["metadata"]["record"])
-        step = second % 10_000 * 100 + number
-        record["updated"] = timestamp(datetime.now(UTC))
-        record["progress"] = {
-            "episode": second % 900,
-            "episodes": 1000,
-            "timesteps": step,
-            "total_timesteps": 1_500_000,
-            "mean_reward": -500 + (second * 7 + number * 13) % 400,
-        }
+        record["updated"] = timestamp(datetime.fromtimestamp(second, UTC))
+        if is_busy:
+            record["progress"] = {
+                "episode": second % 900,
+                "episodes": 1000,
+                "timesteps": second % 10_000 * 100 + number,
+                "total_timesteps": 1_500_000,
+                "mean_reward": -500 + (second * 7 + number * 13) % 400,
+            }
         item["metadata"]["record"] = json.dumps(record)
         item["generation"] = str(int(item["generation"]) + second)
     return json.dumps(listing).encode()

@@ -74,7 +74,7 @@ def test_a_running_experiment_shows_progress_reward_and_heartbeat() -> None:
         "pace": "123",
         "reward": "-212.5",
         "trend": "▁▄█",
-        "beat": "7s",
+        "beat": "5s",
         "instance": "RUNNING",
         "container": "running",
         "attempt": "2",

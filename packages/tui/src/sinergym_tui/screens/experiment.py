@@ -70,6 +70,10 @@ class ExperimentScreen(ConsoleScreen):
         self._examine()
         self.set_interval(_AGAIN, self._examine_while_it_runs)
 
+    def on_resize(self) -> None:
+        """The facts have another width."""
+        self.call_after_refresh(self.repaint)
+
     @property
     def sweep(self) -> str:
         """The sweep's name."""
@@ -195,6 +199,7 @@ class ExperimentScreen(ConsoleScreen):
         self._plotted = curve
         box = self.query_one("#curve-box")
         box.set_class(curve is not None, "-known")
+        self.call_after_refresh(self.repaint)  # the facts have another width now
         if curve is None:
             return
         update_line(self.query_one("#curve-title", Static), Content(curve.what))

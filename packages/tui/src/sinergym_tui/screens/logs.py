@@ -28,6 +28,7 @@ from sinergym_tui.workers import Tell
 __all__ = ["LogsScreen"]
 
 _FLUSH = 0.05  # seconds between two paintings of logs that grow
+_COUNT = 0.5  # seconds between two countings of its lines
 _COPIED = 74_000  # bytes that terminals take into the clipboard, about
 
 
@@ -54,6 +55,7 @@ class LogsScreen(ConsoleScreen):
         self._experiments = experiments
         self._feed = LogFeed(experiments)
         self._flushed_at = 0.0
+        self._counted_at = 0.0
         self._is_due = False
         self._only = self._sought = self._since_when = ""
 
@@ -147,6 +149,9 @@ class LogsScreen(ConsoleScreen):
         self._is_due = False
         self._flushed_at = monotonic()
         self.log_view.append(self._feed.take())
+        if self._flushed_at - self._counted_at > _COUNT:
+            self._counted_at = self._flushed_at
+            self.repaint()
 
     @on(LogView.FollowChanged)
     def _tell_following(self) -> None:
