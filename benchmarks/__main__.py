@@ -2,11 +2,12 @@
 
 import sys
 
-from benchmarks import fleet, startup, thousand, tracking, training
+from benchmarks import console, fleet, startup, thousand, tracking, training
 
 PARTS = {
     "startup": startup.main,
     "fleet": fleet.main,
+    "console": console.main,
     "thousand": thousand.main,
     "training": training.main,
     "tracking": tracking.main,

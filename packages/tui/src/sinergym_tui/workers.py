@@ -126,14 +126,14 @@ def read_logs(fleet: Fleet, sweep: str, feed: LogFeed, post: Post) -> None:
             attempts[source] = chunk.attempt
             put(source, cutters[source].feed(chunk.data), time.time() if chunk.is_new else None)
     except Exception as error:  # a line in the log says it; the rest of the console goes on
-        put(0, [*cutters[0].finish(), f"[… the log can't be read: {explain(error)}]"])
+        put(-1, [f"[… the log can't be read: {explain(error)}]"])
     else:
         for source, cutter in enumerate(cutters):
             put(source, [*cutter.finish()])
             if not attempts[source]:
                 put(source, ["[… there is no log]"])
         if not feed.stop.is_set() and any(attempts):
-            put(0, ["[… the log's end]" if len(sources) == 1 else "[… the logs' end]"])
+            put(-1, ["[… the log's end]" if len(sources) == 1 else "[… the logs' end]"])
 
 
 def do_job[T](job: Job, work: Work[T], post: Post) -> None:

@@ -40,7 +40,7 @@ class LogLine(NamedTuple):
     """One line that is safe to show."""
 
     source: int
-    """Position of its experiment among those that are read."""
+    """Position of its experiment among those that are read; -1: none of them."""
     at: float | None
     """When it came, in seconds of the epoch; None: before the console looked."""
     text: str
@@ -69,7 +69,9 @@ class Lead:
 
     def prefix(self, line: LogLine) -> str:
         """Whose it is."""
-        return self.prefixes[line.source] if self.prefixes else ""
+        if not self.prefixes:
+            return ""
+        return self.prefixes[line.source] if line.source >= 0 else " " * len(self.prefixes[0])
 
     def text(self, line: LogLine) -> str:
         """The line with all that stands before it."""

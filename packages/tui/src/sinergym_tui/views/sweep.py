@@ -31,7 +31,7 @@ __all__ = [
     "reason",
 ]
 
-_TREND: Final = 12
+_TREND: Final = 10  # the latest rewards that are drawn
 
 EXPERIMENT_COLUMNS: Final = (
     Column(key="id", title="Experiment", width=10, rank=0),
@@ -39,7 +39,7 @@ EXPERIMENT_COLUMNS: Final = (
     Column(key="progress", title="Progress", width=16, rank=2, most=20),
     Column(key="pace", title="Steps/s", width=7, rank=7, is_right=True),
     Column(key="reward", title="Reward", width=8, rank=3, is_right=True),
-    Column(key="trend", title="Trend", width=8, rank=8, most=_TREND),
+    Column(key="trend", title="Trend", width=_TREND, rank=8),
     Column(key="beat", title="Beat", width=4, rank=4, is_right=True),
     Column(key="instance", title="Instance", width=8, rank=5, most=12),
     Column(key="container", title="Container", width=9, rank=6),

@@ -286,6 +286,8 @@ class LogView(ScrollView, can_focus=True):
         text = piece.line.text
         if text.startswith(_RUNNER):
             style = self._part("runner")
+        elif piece.line.source < 0:
+            style = self._part("note")
         elif level := level_of(text):
             style = self._part(level)
         if self._found is None:
