@@ -32,6 +32,7 @@ from sinergym_tui.screens.text import TextScreen, help_text
 __all__ = ["Console"]
 
 _RETRY = 5.0  # seconds until the next try to connect
+_PAINTED = 1.0  # seconds until there is something to see, surely
 _KEPT = 50  # jobs that have ended
 
 
@@ -72,6 +73,7 @@ class Console(App[int]):
         self._config = config or Config()
         self._gaze = workers.Gaze(interval)
         self._awaited = ""
+        self._has_begun = False
         self._waiting: dict[Job, tuple[Callable[..., object] | None, ...]] = {}
         self.read_only = read_only
         self.folder = folder or Path.cwd()
@@ -95,7 +97,9 @@ class Console(App[int]):
         if self._config.keys:
             self.set_keymap(dict(self._config.keys))
         self.set_interval(1.0, self.repaint)
-        self.call_after_refresh(self._start_connecting)
+        self.call_after_refresh(self._begin_to_connect)
+        # A key that opens another screen at once may take the first screen's refresh away.
+        self.set_timer(_PAINTED, self._begin_to_connect)
 
     def on_unmount(self) -> None:
         """Let the threads end."""
@@ -110,6 +114,11 @@ class Console(App[int]):
                 feed.stop.set()
 
     # ----------------------------------------------------------------- connect
+
+    def _begin_to_connect(self) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._start_connecting()
 
     def _start_connecting(self) -> None:
         if self.fleet is None and not self._gaze.stopped.is_set():
@@ -312,6 +321,13 @@ class Console(App[int]):
         if action.changes and self.fleet is None:
             return None
         return screen.can(action.name) if action.scopes else True
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Refuse what is for all screens, too, where it isn't offered."""
+        known = action_named(action, "")
+        if known is not None and self.is_refused(known):
+            return False
+        return super().check_action(action, parameters)
 
     async def do(self, name: str) -> None:
         """Do an action of the screen in view, or of all screens, by its name."""

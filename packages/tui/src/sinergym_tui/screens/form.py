@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -99,7 +100,7 @@ class FormScreen(ModalScreen[dict[str, str] | None]):
     @on(Input.Submitted)
     def _go_on(self, event: Input.Submitted) -> None:
         """Enter goes to the next field, and from the last one to the button."""
-        if event.input is [*self.query(Input)][-1]:
+        if event.input.id == f"field-{self._fields[-1].key}":
             self.query_one("#yes", Button).focus()
         else:
             self.focus_next()
@@ -131,7 +132,7 @@ class FormScreen(ModalScreen[dict[str, str] | None]):
 def _widget(field: Field) -> Select[str] | Input:
     name = f"field-{field.key}"
     if field.choices:
-        choices = [(Content(words), value) for words, value in field.choices]
+        choices = [(Text(words), value) for words, value in field.choices]
         return Select(
             choices,
             value=field.value or field.choices[0][1],

@@ -70,7 +70,9 @@ def help_text(console: "Console", scope: str) -> Content:
     ]
     parts.append(Content.styled("\nEverywhere", "bold $text-primary"))
     parts += [_line(key, what) for key, what in MOVING.items()]
-    parts += [_line(console.key_of(each), each.help) for each in common]
+    parts += [
+        _line(console.key_of(each), each.help) for each in common if not console.is_refused(each)
+    ]
     return Content("\n").join(parts)
 
 
