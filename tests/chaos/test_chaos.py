@@ -65,4 +65,5 @@ def test_chaos(world: World, shard: int) -> None:
 
     tell(f"CHAOS_SEED={begin}")
     play()
-    tell(f"CHAOS_SEED={begin}: {next(numbers) - 1} schedules, all laws hold")
+    struck = ", ".join(f"{what} {times}" for what, times in sorted(world.struck.items()))
+    tell(f"CHAOS_SEED={begin}: {next(numbers) - 1} schedules, all laws hold; {struck}")

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import urllib.error
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -51,6 +52,8 @@ class World:
         self._folder = folder
         self._launchers: list[ForkServerProcess] = []
         self.said: list[str] = []
+        self.struck: Counter[str] = Counter()
+        """How often which mishap found something to happen to."""
 
     def __enter__(self) -> Self:
         address = str(self._folder / "zygote")
@@ -160,8 +163,10 @@ class World:
             case "cut-ssh":
                 self._try(f"instances/{whom}/cut-ssh", {})
             case "stock-out":
+                self.struck[mishap.what] += 1
                 self.cloud.ask("capacity", {"capacity": 0})
             case "fault":
+                self.struck[mishap.what] += 1
                 self.cloud.ask(
                     "faults",
                     {
@@ -174,6 +179,7 @@ class World:
                 )
             case "kill-launcher":
                 if self._launchers:
+                    self.struck[mishap.what] += 1
                     _kill(self._launchers[mishap.whom % len(self._launchers)])
             case "resume":
                 self._start(_resume, sweep)
@@ -201,6 +207,7 @@ class World:
         """A mishap to a VM that is not there (yet, or any more) is none."""
         with suppress(urllib.error.HTTPError):
             self.cloud.ask(path, body)
+            self.struck[path.rpartition("/")[2]] += 1
 
     def _delete(self, path: str) -> None:
         request = urllib.request.Request(f"{self.cloud.endpoint}/emulator/{path}", method="DELETE")

@@ -710,6 +710,58 @@ def test_everything_survives_a_restart(tmp_path: Path) -> None:
     second.join(10)
 
 
+def test_versions_are_kept_where_versioning_is_on(bucket: storage.Bucket) -> None:
+    """What is replaced or deleted stays under its generation, until just that is deleted."""
+    blob = bucket.blob("record")
+    blob.upload_from_string("before")
+    bucket.versioning_enabled = True
+    bucket.patch()
+    generations = []
+    for content in ("one", "two"):
+        blob.upload_from_string(content)
+        generations.append(int(blob.generation))
+    bucket.blob("other").upload_from_string("x")
+    bucket.delete_blob("record")
+
+    assert [one.name for one in bucket.list_blobs()] == ["other"]
+    kept = [one for one in bucket.list_blobs(versions=True) if one.name == "record"]
+    assert [one.download_as_bytes() for one in kept] == [b"before", b"one", b"two"]
+    assert [int(one.generation) for one in kept[1:]] == generations
+    assert all(one.time_deleted is not None for one in kept)
+    assert bucket.get_blob("record") is None
+    with pytest.raises(exceptions.Conflict):
+        bucket.client.get_bucket(bucket.name).delete()
+
+    for one in kept:
+        one.delete()
+    assert [one.name for one in bucket.list_blobs(versions=True)] == ["other"]
+    # Deleted with its generation, a live one leaves no version either.
+    other = bucket.get_blob("other")
+    assert other is not None
+    bucket.delete_blob("other", generation=other.generation)
+    assert list(bucket.list_blobs(versions=True)) == []
+    with pytest.raises(exceptions.NotFound):
+        bucket.blob("record", generation=generations[0]).download_as_bytes()
+
+
+def test_versions_survive_a_restart(tmp_path: Path) -> None:
+    """With their bytes, and the order that they had."""
+    store = ObjectStore(tmp_path)
+    bucket = store.insert_bucket("local", {"name": "kept", "versioning": {"enabled": True}})
+    for content in (b"one", b"two", b"three"):
+        writing = store.writing()
+        writing.write(content)
+        store.insert(bucket, "a", writing.finish(), {}, Conditions())
+
+    again = ObjectStore(tmp_path)
+    versions = again.bucket("kept").all_versions("a")
+    contents = []
+    for stored in versions:
+        with again.open(stored) as file:
+            contents.append(file.read())
+    assert contents == [b"one", b"two", b"three"]
+
+
 def test_mutation_limit(tmp_path: Path) -> None:
     """Switched on, a second change of one object within a second answers 429, another's not."""
     thread = start(tmp_path, mutation_limit=1.0)

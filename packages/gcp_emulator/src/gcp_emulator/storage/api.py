@@ -255,6 +255,7 @@ class Storage:
             trailing=query.get("includeTrailingDelimiter", "").lower() == "true",
             after=token_of(query),
             limit=limit_of(query),
+            versions=query.get("versions", "").lower() == "true",
         ).page(bucket)
         body: Json = {"kind": "storage#objects"}
         if prefixes:
@@ -326,7 +327,7 @@ class Storage:
     async def delete_object(self, request: web.Request) -> web.Response:
         """DELETE b/BUCKET/o/OBJECT."""
         bucket, stored = self._object(request, "delete")
-        self.store.delete(bucket, stored)
+        self.store.delete(bucket, stored, for_good="generation" in request.query)
         return web.Response(status=204)
 
     @api("storage.objects.compose")

@@ -24,6 +24,8 @@ class Listing:
     after: tuple[str, bool] | None = None
     """The last entry of the page before: an object's name, or a prefix (true)."""
     limit: int = 1000
+    versions: bool = False
+    """Also those that are not live; all of one object come on one page."""
 
     def page(
         self, bucket: Bucket
@@ -32,13 +34,18 @@ class Listing:
         items: list[StoredObject] = []
         prefixes: list[str] = []
         last = None
-        for name, is_prefix in self._entries(bucket.names):
+        names = bucket.names
+        if self.versions:
+            names = sorted({*names, *bucket.versions.names})
+        for name, is_prefix in self._entries(names):
             if len(items) + len(prefixes) >= self.limit:
                 return items, prefixes, last
             if is_prefix:
                 prefixes.append(name)
                 if self.trailing and name in bucket.objects:
                     items.append(bucket.objects[name])
+            elif self.versions:
+                items += bucket.all_versions(name)
             else:
                 items.append(bucket.objects[name])
             last = (name, is_prefix)

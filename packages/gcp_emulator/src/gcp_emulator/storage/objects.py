@@ -35,6 +35,7 @@ from gcp_emulator.storage.resources import (
     project_number,
     valid_bucket_name,
 )
+from gcp_emulator.storage.versions import Versions
 
 _MULTI_REGIONS = ("ASIA", "EU", "US")
 _DUAL_REGIONS = ("ASIA1", "EUR4", "EUR5", "EUR7", "EUR8", "NAM4")
@@ -121,6 +122,8 @@ class Bucket:
 
     resource: Json
     policy: Json
+    versions: Versions[StoredObject]
+    """Noncurrent ones."""
     objects: dict[str, StoredObject] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
 
@@ -128,6 +131,16 @@ class Bucket:
     def name(self) -> str:
         """Its name."""
         return str(self.resource["name"])
+
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether what is replaced or deleted stays."""
+        return bool((self.resource.get("versioning") or {}).get("enabled"))
+
+    def all_versions(self, name: str) -> list[StoredObject]:
+        """An object's versions, the oldest first, the live one last."""
+        live = self.objects.get(name)
+        return [*self.versions.of(name), *([live] if live is not None else [])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +253,8 @@ class ObjectStore:
         complete_iam(resource, now)
         uniform = bool(resource["iamConfiguration"]["uniformBucketLevelAccess"].get("enabled"))
         bindings = owners(project, uniform=uniform)
-        bucket = Bucket(resource, {"project": project, "bindings": bindings, "version": 1})
+        policy: Json = {"project": project, "bindings": bindings, "version": 1}
+        bucket = Bucket(resource, policy, self._versions(self._buckets_folder / name))
         (self._buckets_folder / name / "objects").mkdir(parents=True)
         self._buckets[name] = bucket
         self._save_bucket(bucket)
@@ -262,13 +276,15 @@ class ObjectStore:
         Raises:
             GoogleError: 409 when it has objects.
         """
-        if bucket.names:
+        if bucket.names or bucket.versions:
             raise GoogleError(409, "conflict", "The bucket you tried to delete is not empty.")
         del self._buckets[bucket.name]
         folder = self._buckets_folder / bucket.name
         (folder / "bucket.json").unlink(missing_ok=True)
         with suppress(OSError):
             (folder / "objects").rmdir()
+            with suppress(FileNotFoundError):
+                (folder / "versions").rmdir()
             folder.rmdir()
 
     def set_policy(self, bucket: Bucket, bindings: list[Json]) -> None:
@@ -290,7 +306,9 @@ class ObjectStore:
             GoogleError: 404.
         """
         found = bucket.objects.get(name)
-        if found is None or generation not in (None, found.generation):
+        if generation is not None and (found is None or found.generation != generation):
+            found = bucket.versions.find(name, generation)
+        if found is None:
             tail = f"#{generation}" if generation is not None else ""
             raise GoogleError(404, "notFound", f"No such object: {bucket.name}/{name}{tail}")
         return found
@@ -350,7 +368,7 @@ class ObjectStore:
         if before is None:
             bisect.insort(bucket.names, name)
         else:
-            (self._content_folder / before.content).unlink(missing_ok=True)
+            self._retire(bucket, name, before)
         bucket.objects[name] = stored
         return stored
 
@@ -378,18 +396,34 @@ class ObjectStore:
         stored.resource = changed
         self._save_object(bucket, stored)
 
-    def delete(self, bucket: Bucket, stored: StoredObject) -> None:
-        """Delete an object.
+    def delete(self, bucket: Bucket, stored: StoredObject, *, for_good: bool = False) -> None:
+        """Delete an object; where versions are kept it stays as one, unless it is `for_good`.
 
         Raises:
             GoogleError: 429.
         """
         name = str(stored.resource["name"])
         self._count_mutation(bucket, name)
+        if bucket.objects.get(name) is not stored:
+            bucket.versions.drop(name, stored)
+            (self._content_folder / stored.content).unlink(missing_ok=True)
+            return
         del bucket.objects[name]
         del bucket.names[bisect.bisect_left(bucket.names, name)]
         self._object_path(bucket, name).unlink(missing_ok=True)
-        (self._content_folder / stored.content).unlink(missing_ok=True)
+        if for_good:
+            (self._content_folder / stored.content).unlink(missing_ok=True)
+        else:
+            self._retire(bucket, name, stored)
+
+    def _retire(self, bucket: Bucket, name: str, stored: StoredObject) -> None:
+        """What is live no more: kept as a version, or gone."""
+        if not bucket.keeps_versions:
+            (self._content_folder / stored.content).unlink(missing_ok=True)
+            return
+        stored.resource = stored.resource | {"timeDeleted": _now()}
+        entry = {"resource": stored.resource, "content": stored.content}
+        bucket.versions.keep(name, stored, entry)
 
     def open(self, stored: StoredObject) -> BinaryIO:
         """Its bytes; what is open stays readable when the object is replaced."""
@@ -412,11 +446,15 @@ class ObjectStore:
         used = set()
         for path in self._buckets_folder.glob("*/bucket.json"):
             kept = json.loads(path.read_text(encoding="utf-8"))
-            bucket = Bucket(kept["resource"], kept["policy"])
+            versions = self._versions(path.parent)
+            bucket = Bucket(kept["resource"], kept["policy"], versions)
+            for stored in versions.load(_stored_of):
+                used.add(stored.content)
+                self._last_generation = max(self._last_generation, stored.generation)
             for object_path in (path.parent / "objects").glob("*.json"):
                 entry = json.loads(object_path.read_text(encoding="utf-8"))
-                stored = StoredObject(entry["resource"], entry["content"])
-                bucket.objects[stored.resource["name"]] = stored
+                name, stored = _stored_of(entry)
+                bucket.objects[name] = stored
                 used.add(stored.content)
                 self._last_generation = max(self._last_generation, stored.generation)
             bucket.names = sorted(bucket.objects)
@@ -425,6 +463,9 @@ class ObjectStore:
         for path in self._content_folder.iterdir():
             if path.name not in used:
                 path.unlink()
+
+    def _versions(self, folder: Path) -> Versions[StoredObject]:
+        return Versions(folder / "versions", lambda stored: stored.generation)
 
     def _save_bucket(self, bucket: Bucket) -> None:
         bucket.resource["etag"] = etag_of(bucket.resource)
@@ -476,6 +517,11 @@ def _check_sums(fields: Mapping[str, Any], content: Content) -> None:
                 "invalid",
                 f'Provided {title} "{given}" doesn\'t match calculated {title} "{actual}".',
             )
+
+
+def _stored_of(entry: Mapping[str, Any]) -> tuple[str, StoredObject]:
+    stored = StoredObject(entry["resource"], entry["content"])
+    return str(stored.resource["name"]), stored
 
 
 def condition_not_met() -> GoogleError:
