@@ -234,6 +234,7 @@ ACTIONS: Final = (
         label="Log",
         help="Read the log of the server's container, or of its VM's boot",
         scopes=("tracking",),
+        changes=True,
     ),
     Action(
         name="restart_server",

@@ -19,6 +19,7 @@ from gcloud_ops.text import clean, one_line
 from sinergym_tui.fleet import Fleet
 
 if TYPE_CHECKING:
+    from gcloud_ops.clients import Clients
     from mlflow_infra.operations import Check, Given
     from mlflow_infra.plan import Event, Finding, Plan
     from mlflow_infra.wanted import Infrastructure
@@ -115,23 +116,23 @@ def log(fleet: Fleet, infra: "Infrastructure", tell: Tell) -> str:
 
     from mlflow_infra import operations
 
+    # Its public key may have to be put into the VM's metadata: a change, though a small one.
+    clients = fleet.for_change("read the log of the tracking server over SSH")
     tell("reading the container's log")
     try:
-        return clean(asyncio.run(_container_log(fleet, infra)).decode(errors="replace"))
+        return clean(asyncio.run(_container_log(clients, infra)).decode(errors="replace"))
     except NotFound:
         raise
     except GcloudOpsError as error:
         tell("reading what the VM has printed at its boot")
-        lines = b"".join(operations.boot_log(fleet.clients, infra)).splitlines()[-_LOG_LINES:]
+        lines = b"".join(operations.boot_log(clients, infra)).splitlines()[-_LOG_LINES:]
         boot = clean(b"\n".join(lines).decode(errors="replace"))
         return f"[… no container's log: {one_line(str(error))}; this is the VM's boot]\n{boot}"
 
 
-async def _container_log(fleet: Fleet, infra: "Infrastructure") -> bytes:
+async def _container_log(clients: "Clients", infra: "Infrastructure") -> bytes:
     from mlflow_infra import operations
 
-    # Its public key may have to be put into the VM's metadata: a change, though a small one.
-    clients = fleet.for_change("read the log of the tracking server over SSH")
     found = bytearray()
     async for chunk in operations.container_log(clients, infra, lines=_LOG_LINES):
         found += chunk

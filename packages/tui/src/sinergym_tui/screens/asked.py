@@ -41,6 +41,9 @@ class AskedScreen[T](TableScreen[T]):
         """In a thread: look; what is appended to `found` is shown already."""
         raise NotImplementedError
 
+    def arrived(self) -> None:
+        """Everything that was looked for is shown."""
+
     # --------------------------------------------------------------- the screen
 
     def on_mount(self) -> None:
@@ -105,6 +108,7 @@ class AskedScreen[T](TableScreen[T]):
     def _show(self, rows: Sequence[T]) -> None:
         self._known, self._asking = rows, None
         self.repaint()
+        self.arrived()
 
     def _show_trouble(self, reason: str) -> None:
         self._trouble, self._asking = reason, None

@@ -41,6 +41,10 @@ class DoctorScreen(AskedScreen["Finding"]):
             tell(finding.name)
         return sorted(found, key=lambda one: finding_value(one, "level"))  # type: ignore[arg-type,return-value]
 
+    def arrived(self) -> None:
+        """Begin with the worst."""
+        self.table.cursor = 0
+
     def key(self, row: "Finding") -> str:
         """What was looked at, and what was found."""
         return f"{row.name}: {row.message}"

@@ -100,6 +100,7 @@ class LaunchScreen(ConsoleScreen):
         self._wrong: Mapping[str, str] = {}
         self._templates: tuple[str, ...] = ()
         self._path = ""
+        self._unread = ""
 
     def body(self) -> ComposeResult:
         """A line, the form or the text, and beside it the plan."""
@@ -199,6 +200,7 @@ class LaunchScreen(ConsoleScreen):
         if self._asked is not None:
             self._asked.stop.set()
         self._seen = self._asked = None
+        self._unread = ""
         if self._pause is not None:
             self._pause.stop()
         if not self._wrong:
@@ -209,10 +211,14 @@ class LaunchScreen(ConsoleScreen):
         text, alert = self.text, self._input("alert").value
 
         def work(fleet: Fleet, tell: Tell) -> Preview:
-            return drafts.preview(fleet, text, alert=alert, tell=tell)
+            return self.ask(fleet, text, alert, tell)
 
         self._asked = Job(title="plan a sweep", group="plan")
         self.console.start(self._asked, work, then=self._show_plan, otherwise=self._show_trouble)
+
+    def ask(self, fleet: Fleet, text: str, alert: str, tell: Tell) -> Preview:
+        """In a thread: look what launching a text would come to."""
+        return drafts.preview(fleet, text, alert=alert, tell=tell)
 
     def _show_plan(self, seen: Preview) -> None:
         if self.is_attached and seen.text == self.text:
@@ -226,6 +232,8 @@ class LaunchScreen(ConsoleScreen):
 
     def _summary(self, wrong: Mapping[str, str]) -> list[Cell]:
         seen = self._seen
+        if self._unread:
+            return [Cell(f"✗ {self._unread}", "bad")]
         if self._wrong and not self.is_text:
             count = plural(len(wrong), "field")
             return [Cell("Launch a sweep", "strong"), Cell(f"{count} to fill in", "waiting")]
@@ -239,7 +247,7 @@ class LaunchScreen(ConsoleScreen):
         cells.append(Cell(cost_sentence(seen.plan.cost)))
         if seen.quota:
             cells.insert(0, Cell(f"✗ {seen.quota[0].name}", "bad"))
-        return [*cells, Cell(f"{self.console.key_named('launch_it', 'launch')} launches", "muted")]
+        return [*cells, Cell(f"{self._key('launch_it')} launches", "muted")]
 
     def _problem(self, seen: Preview) -> str:
         return seen.problem if self.is_text else drafts.without_line(seen.problem)
@@ -247,8 +255,22 @@ class LaunchScreen(ConsoleScreen):
     # ---------------------------------------------------------------- actions
 
     def action_back(self) -> None:
-        """To the sweeps; what was typed is gone."""
-        self.console.go_back()
+        """To the sweeps; asks where something was typed."""
+        if not self.is_text and self.draft == Draft():
+            self.console.go_back()
+            return
+
+        def leave(sure: bool | None) -> None:
+            if sure:
+                self.console.go_back()
+
+        touches = [f"what was typed is lost; {self._key('save_file')} saves it as a file"]
+        self.console.push_screen(
+            ConfirmScreen("Leave this form?", touches, yes="Leave", no="Stay"), leave
+        )
+
+    def _key(self, action: str) -> str:
+        return self.console.key_named(action, self.SCOPE)
 
     def action_launch_it(self) -> None:
         """Ask, then launch what is shown."""
@@ -318,7 +340,8 @@ class LaunchScreen(ConsoleScreen):
             with path.open("rb") as file:
                 text = clean(file.read(_MOST).decode("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            self.console.tell(f"{path.name}: can't be read: {error}", "error")
+            self._unread = one_line(f"{path.name}: can't be read: {error}")
+            self.repaint()
             return
         self._path = path.name
         draft = drafts.draft_of(text)
