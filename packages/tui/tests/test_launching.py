@@ -15,6 +15,7 @@ from .conftest import SIZES, console, pick, text_of, until, until_shown
 
 
 @SIZES
+@pytest.mark.slow
 async def test_a_form_becomes_a_sweep(
     size: tuple[int, int], settings: Settings, clients: Clients, tmp_path: Path
 ) -> None:
@@ -58,6 +59,7 @@ async def test_a_form_becomes_a_sweep(
     alerting.remove(Fleet(clients), told[0])
 
 
+@pytest.mark.slow
 async def test_a_problem_is_said_beside_its_field(settings: Settings, clients: Clients) -> None:
     """What the form finds itself at once, what the cloud says after a moment; no launch."""
     app = console(settings)
@@ -87,6 +89,7 @@ async def test_a_problem_is_said_beside_its_field(settings: Settings, clients: C
     assert sweeps.list_sweeps(clients) == ()
 
 
+@pytest.mark.slow
 async def test_form_and_text_are_two_views_of_one_sweep(
     settings: Settings, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ async def test_the_doctor_says_what_is_amiss_and_what_to_do(
 
 
 @SIZES
+@pytest.mark.slow
 async def test_policies_are_set_up_switched_and_removed(
     size: tuple[int, int], settings: Settings, clients: Clients
 ) -> None:
@@ -89,6 +90,7 @@ async def test_policies_are_set_up_switched_and_removed(
     assert alerts.list_channels(clients) == []
 
 
+@pytest.mark.slow
 async def test_a_channel_is_added_and_verified_and_its_secret_never_shown(
     settings: Settings, clients: Clients
 ) -> None:

@@ -48,7 +48,9 @@ def test_the_page_needs_the_key(address: str) -> None:
         assert requests.get(url, timeout=10).status_code == 403
     visit = requests.Session()
     assert "textual" in visit.get(address, timeout=10).text
-    assert "SameSite=Strict" in str(requests.get(address, timeout=10, allow_redirects=False).headers)
+    assert "SameSite=Strict" in str(
+        requests.get(address, timeout=10, allow_redirects=False).headers
+    )
     assert visit.get(home, timeout=10).status_code == 200
     assert visit.get(f"{home}static/js/textual.js", timeout=10).status_code == 200
 
