@@ -118,7 +118,7 @@ class LaunchScreen(ConsoleScreen):
                             yield Label("Spot VMs")
                             yield Tick("cheaper; may be taken away", id="of-spot")
             yield TextArea("", id="text", show_line_numbers=True, compact=True)
-            with VerticalScroll(id="plan", can_focus=False):
+            with VerticalScroll(id="plan"):
                 yield Static("", id="plan-text", markup=False)
 
     def on_mount(self) -> None:

@@ -58,17 +58,16 @@ class BandPlot(PlotWidget):
             return
         self.clear()
         self.set_xlabel("time steps")
-        for band, colour in zip(self._bands, _COLOURS, strict=False):
-            if band.runs > 1:
-                for edge in (band.low, band.high):
-                    self.plot(
-                        x=band.steps,
-                        y=edge,
-                        line_style=_faint(colour),
-                        hires_mode=HiResMode.BRAILLE,
-                    )
-            self.plot(x=band.steps, y=band.mean, line_style=colour, hires_mode=HiResMode.BRAILLE)
+        lines = [*zip(self._bands, _COLOURS, strict=False)]
+        for band, colour in lines:
+            for edge in (band.low, band.high) if band.runs > 1 else ():
+                self._line(band.steps, edge, _faint(colour))
+        for band, colour in lines:  # above all that is faint
+            self._line(band.steps, band.mean, colour)
         self.refresh()
+
+    def _line(self, steps: Sequence[float], values: Sequence[float], style: str) -> None:
+        self.plot(x=steps, y=values, line_style=style, hires_mode=HiResMode.BRAILLE)
 
 
 def _faint(colour: str) -> str:
