@@ -125,3 +125,32 @@ def test_some_are_cancelled_while_others_run(
     assert again.returncode == 0, again.stderr
     assert "1 experiment to run again" in again.stderr
     assert cloud.ask("status")["instances"] == []
+
+
+def test_a_container_that_is_restarted(cloud: OwnCloud, command: Command) -> None:
+    """Its experiment goes on as the next attempt, with a log of its own; others are left alone."""
+    line = "echo attempt $SINERGYM_ATTEMPT; test $SINERGYM_ATTEMPT = 2 || exec sleep 60"
+    launch(cloud, "restarted", line, "sleep 3")
+    for seen in sweeps.watch("restarted", cloud.clients, interval=0.1):
+        if seen.counts.get(ExperimentStatus.RUNNING) == 2:
+            break
+
+    key = {"GCLOUD_OPS_SSH_KEY": str(cloud.settings.ssh_key)}
+    done = command(
+        *("gcloud-ops", "containers", "restart", "restarted", "1"), env={**cloud.flags, **key}
+    )
+
+    assert (done.returncode, done.stderr) == (0, "restarted-0001: restarted\n")
+    last = watch(cloud, "restarted")
+    assert last.is_good
+    first, second = (row.record for row in last.rows)
+    assert first is not None
+    assert second is not None
+    assert (first.attempt, second.attempt) == (2, 1)
+    assert [one.kind for one in first.history] == ["signal"]
+    for attempt in (1, 2):
+        log, _ = bucket.read_log(
+            cloud.clients, last.bucket, "restarted", "restarted-0001", attempt=attempt
+        )
+        assert log.startswith(b"sinergym-runner: experiment restarted-0001")
+        assert f"attempt {attempt}\n".encode() in log

@@ -64,7 +64,7 @@ class Experiment:
         begin = 'echo "begin $SINERGYM_EXPERIMENT $SINERGYM_ATTEMPT"'
         output = 'echo "$SINERGYM_EXPERIMENT" > "$SINERGYM_OUTPUT/result"'
         end = 'echo "end $SINERGYM_EXPERIMENT $SINERGYM_ATTEMPT"'
-        seconds = 1.2 if self.kind == "slow" else 0.3
+        seconds = 2.0 if self.kind == "slow" else 0.3
         done = {
             "bad": "exit 3",
             "full": "echo 'OSError: [Errno 28] No space left on device' >&2; exit 1",
@@ -125,6 +125,8 @@ _OTHERS = st.builds(
         [
             "preempt",
             "preempt",
+            "preempt",
+            "kill-vm",
             "kill-vm",
             "kill-container",
             "stock-out",

@@ -33,6 +33,7 @@ CALM: Final = 60.0
 """Seconds, after the last mishap, in which a sweep has come to its end."""
 
 _TEMPLATE: Final = "chaos"
+_WAIT_FOR_VM: Final = 1.5
 _LAUNCHERS: Final = multiprocessing.get_context("forkserver")
 _LAUNCHERS.set_forkserver_preload(
     [
@@ -204,10 +205,14 @@ class World:
             self.said.append(f"{what.__name__}: {error}")
 
     def _try(self, path: str, body: dict[str, Any]) -> None:
-        """A mishap to a VM that is not there (yet, or any more) is none."""
-        with suppress(urllib.error.HTTPError):
-            self.cloud.ask(path, body)
-            self.struck[path.rpartition("/")[2]] += 1
+        """A mishap waits for its VM, for a while; to one that does not come it is none."""
+        deadline = time.monotonic() + _WAIT_FOR_VM
+        while time.monotonic() < deadline:
+            with suppress(urllib.error.HTTPError):
+                self.cloud.ask(path, body)
+                self.struck[path.rpartition("/")[2]] += 1
+                return
+            time.sleep(0.05)
 
     def _delete(self, path: str) -> None:
         request = urllib.request.Request(f"{self.cloud.endpoint}/emulator/{path}", method="DELETE")

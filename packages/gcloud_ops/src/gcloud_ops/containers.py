@@ -12,6 +12,7 @@ from gcloud_ops.contract import CONTAINER
 from gcloud_ops.dispatch import AT_ONCE, raise_open_files_limit
 from gcloud_ops.errors import ContainerFailed, GcloudOpsError, NotFound, Unavailable
 from gcloud_ops.model import Container, Instance
+from gcloud_ops.startup import UNIT
 from gcloud_ops.text import one_line
 
 __all__ = [
@@ -69,11 +70,12 @@ def restart_containers(
     """
 
     async def restart(connection: ssh.Connection) -> None:
-        words = ("docker", "restart", "-t", "30", CONTAINER)
+        # A new container, not the same once more: an attempt has a log of its own.
+        words = ("sudo", "systemctl", "restart", UNIT)
         ended = await connection.run(words, timeout=_STOPPING)
         if ended.exit_code:
             raise ContainerFailed(
-                f"{connection.instance}: docker restart: {one_line(ended.stderr)}",
+                f"{connection.instance}: systemctl restart: {one_line(ended.stderr)}",
                 resource=f"instance {connection.instance}",
             )
 

@@ -18,7 +18,7 @@ import yaml
 from gcloud_ops.contract import CONTAINER
 from gcloud_ops.errors import InvalidRequest
 
-__all__ = ["ContainerSpec", "cloud_init", "container_of", "template_metadata"]
+__all__ = ["UNIT", "ContainerSpec", "cloud_init", "container_of", "template_metadata"]
 
 SPEC_KEY = "sinergym-container"
 """Metadata key of the spec as JSON, so that a template can be shown as it was asked for."""
@@ -31,8 +31,9 @@ RESTART = 75
 
 _FOLDER = "/var/lib/sinergym"  # the root file system is read-only, and so is root's home
 _ENVIRONMENT_FILE = f"{_FOLDER}/container.env"
-_UNIT = "sinergym.service"
-_UNIT_FILE = f"/etc/systemd/system/{_UNIT}"
+UNIT = "sinergym.service"
+"""The systemd unit that runs the container."""
+_UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 _FAILED_UNIT = "sinergym-failed.service"
 _FAILED_UNIT_FILE = f"/etc/systemd/system/{_FAILED_UNIT}"
 _NOT_STARTED = f"{_FOLDER}/not_started.sh"
@@ -73,7 +74,7 @@ def cloud_init(spec: ContainerSpec) -> str:
             _file(_FAILED_UNIT_FILE, _FAILED, mode="0644"),
             _file(_NOT_STARTED, _script(), mode="0700"),
         ],
-        "runcmd": [["systemctl", "daemon-reload"], ["systemctl", "start", "--no-block", _UNIT]],
+        "runcmd": [["systemctl", "daemon-reload"], ["systemctl", "start", "--no-block", UNIT]],
     }
     return "#cloud-config\n" + yaml.safe_dump(config, sort_keys=False, width=1_000_000)
 

@@ -59,6 +59,36 @@ def containers_list(sweep: str, /, *, session: GivenSession) -> int:
     return output.ExitCode.UNAVAILABLE if failed else output.ExitCode.DONE
 
 
+@containers.command(name="restart")
+def containers_restart(sweep: str, /, *experiments: str, session: GivenSession) -> int:
+    """Stop and start the runner's container on instances of a sweep.
+
+    The runner begins the next attempt, which goes on from the last checkpoint. Exit code 5 when
+    it could not be done everywhere.
+
+    Args:
+        sweep: The sweep's name.
+        experiments: Which: quick-0007, 0007 or 7. None means all that have an instance.
+    """
+    from gcloud_ops import sweeps
+    from gcloud_ops.cli import output
+    from gcloud_ops.containers import restart_containers
+
+    seen = sweeps.status(sweep, session.clients)
+    chosen = sweeps.select(seen, experiments)
+    there = {row.id for row in seen.rows if row.member is not None and row.member.is_up}
+    names = [name for name in chosen if name in there]
+    done = restart_containers(session.clients, sweep, names)
+    done_by_name = {name: error or "restarted" for name, error in done.items()}
+    done_by_name |= dict.fromkeys(
+        (n for n in chosen if n not in there), "has no instance that runs"
+    )
+    for name, what in sorted(done_by_name.items()):
+        output.say(f"{name}: {what}")
+    good = all(what == "restarted" for what in done_by_name.values())
+    return output.ExitCode.DONE if good else output.ExitCode.UNAVAILABLE
+
+
 def ssh_command(instance: str, /, *command: str, session: GivenSession) -> int:
     """Open a shell on an instance, or run a command there: gcloud-ops ssh INSTANCE -- COMMAND.
 
