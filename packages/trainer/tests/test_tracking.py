@@ -26,6 +26,7 @@ from sinergym_trainer.errors import InvalidOptions, OutputUnusable, TrainerError
 from sinergym_trainer.options import Options
 from sinergym_trainer.options.values import RunPeriod
 from sinergym_trainer.tracking import (
+    KEPT,
     NAME,
     ServedModel,
     Tracker,
@@ -745,3 +746,82 @@ def test_a_stored_model_predicts(mlflow_server: str, tmp_path: Path) -> None:
         "best_model",
         "normalization.npz",
     }
+
+
+@pytest.mark.slow
+def test_an_attempt_elsewhere_leaves_no_gap_and_repeats_nothing(
+    network: Network, tmp_path: Path, until: Until
+) -> None:
+    """The run has each step once: the unsent came with the checkpoint, the sent stay as they are.
+
+    The first attempt dies without a word, and its disk with it; the last checkpoint is of step 4.
+    """
+    network.up()
+    client = client_of(network.uri)
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir(), here.mkdir()
+    first = make_tracker(network.uri, there / NAME)
+    until(lambda: first.run, 20)
+    assert first.run
+    run_id = first.run.run_id
+    first.log({"sent": 1}, 1)
+    until(lambda: steps_of(client, run_id, "sent") == [1], 20)
+    network.down()
+    for step in (2, 3, 4):
+        first.log({"sent": step, "late": step}, step)
+    kept = here / KEPT
+    first.keep(kept)
+    network.up()
+    first.log({"sent": 5, "after": 5}, 5)  # these steps will be run again
+    until(lambda: steps_of(client, run_id, "after") == [5], 60)
+    first.log({"never sent": 6}, 6)
+
+    second = make_tracker(network.uri, here / NAME, run_id=run_id, resumed_at=4, kept=kept)
+    for step in (5, 6, 7):
+        second.log({"sent": -step, "after": -step}, step)
+    assert second.close() == 0
+
+    assert steps_of(client, run_id, "sent") == [1, 2, 3, 4, 5, 6, 7]
+    assert steps_of(client, run_id, "late") == [2, 3, 4]
+    assert steps_of(client, run_id, "after") == [5, 6, 7]
+    assert not list(here.iterdir())
+    first.close()
+
+
+@pytest.mark.slow
+def test_a_run_that_the_checkpoint_did_not_know_is_found(network: Network, tmp_path: Path) -> None:
+    """The server answers for the first time after the checkpoint: still one run, and all of it."""
+    client = client_of(network.uri)
+    first = make_tracker(network.uri, tmp_path / "1.jsonl", experiment="found")
+    first.log({"m": 1}, 1)
+    kept = tmp_path / KEPT
+    first.keep(kept)
+    network.up()
+    first.log({"m": 2}, 2)
+    assert first.close(status="KILLED") == 0
+    second = make_tracker(
+        network.uri, tmp_path / NAME, experiment="found", resumed_at=1, kept=kept
+    )
+    second.log({"m": 2}, 2)
+    second.log({"m": 3}, 3)
+    assert second.close() == 0
+
+    assert second.run == first.run
+    assert second.run
+    assert steps_of(client, second.run.run_id, "m") == [1, 2, 3]
+
+
+def test_a_resumed_training_forgets_what_it_runs_again(tmp_path: Path) -> None:
+    """Of what waits, that of later steps goes; what the checkpoint kept comes first, once."""
+    path = tmp_path / NAME
+    one, two, three = (Metric(key="m", value=s, timestamp=s, step=s) for s in (1, 2, 3))
+    spool = Spool(path, Head(experiment="e", name="n", run_id="abc"))
+    spool.append([two, three])
+    spool.rewind(2, [one, two])
+    assert spool.take(9)[0] == [one, two]
+    spool.copy(tmp_path / KEPT, [three])
+    spool.close()
+    kept = Spool.existing(tmp_path / KEPT)
+    assert kept.take(9)[0] == [one, two, three]
+    assert (kept.waiting, kept.head.run_id) == (3, "abc")
+    kept.close()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sinergym_trainer.tracking.describing import git_commit, in_force, parameters, tags
 from sinergym_trainer.tracking.servers import Run, without_credentials
-from sinergym_trainer.tracking.spool import NAME, Metric
+from sinergym_trainer.tracking.spool import KEPT, NAME, Metric
 from sinergym_trainer.tracking.storing import ServedModel
 from sinergym_trainer.tracking.syncing import sync
 from sinergym_trainer.tracking.tracker import Tracker, metric_name
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sinergym_trainer.tracking.writer import MlflowWriter
 
 __all__ = [
+    "KEPT",
     "NAME",
     "Metric",
     "MlflowWriter",

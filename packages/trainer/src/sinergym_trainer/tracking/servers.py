@@ -8,7 +8,7 @@ knows, are reached by MLflow's own client.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -43,6 +43,20 @@ class StoredRun:
     experiment_id: str
     status: str
     parameters: frozenset[str]
+    latest: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Step and timestamp of the last point of each metric."""
+
+    def lacks(self, metric: Metric) -> bool:
+        """Whether a point is news: points of a metric come in the order of their steps.
+
+        So a run has all of a metric up to its last point: what an attempt that goes on from an
+        earlier checkpoint logs again up to there is no news. The last point itself is, to whom
+        its answer got lost; MLflow stores the same point once.
+        """
+        if metric.key not in self.latest:
+            return True
+        step, timestamp = self.latest[metric.key]
+        return metric.step > step or (metric.step, metric.timestamp) == (step, timestamp)
 
 
 class Server(Protocol):
@@ -110,21 +124,23 @@ def attach(server: Server, head: Head, *, reopen: bool, search: bool) -> StoredR
         reopen: set an ended run to RUNNING again, and its tags anew.
         search: the run may have been made by a request whose answer was lost.
     """
-    if head.run_id:
-        stored = server.run(head.run_id)
-        if stored:
-            if reopen:
-                if stored.status != "RUNNING":
-                    server.update(stored.run_id, "RUNNING")
-                server.log(stored.run_id, tags=_short(head.tags))
-            return stored
-    experiment_id = server.experiment(head.experiment, head.artifact_location)
-    run_id = server.find(experiment_id, head.token) if search else None
-    if run_id is None:
-        run_id = server.create(experiment_id, head)
-    return StoredRun(
-        run_id=run_id, experiment_id=experiment_id, status="RUNNING", parameters=frozenset()
-    )
+    stored = server.run(head.run_id) if head.run_id else None
+    if stored is None:
+        experiment_id = server.experiment(head.experiment, head.artifact_location)
+        found = server.find(experiment_id, head.token) if search else None
+        stored = server.run(found) if found else None
+    if stored is None:
+        return StoredRun(
+            run_id=server.create(experiment_id, head),
+            experiment_id=experiment_id,
+            status="RUNNING",
+            parameters=frozenset(),
+        )
+    if reopen:
+        if stored.status != "RUNNING":
+            server.update(stored.run_id, "RUNNING")
+        server.log(stored.run_id, tags=_short(head.tags))
+    return stored
 
 
 def next_parameters(parameters: Mapping[str, str], done: set[str]) -> dict[str, str]:
@@ -215,6 +231,10 @@ class _Http:
             experiment_id=str(run["info"]["experiment_id"]),
             status=run["info"]["status"],
             parameters=frozenset(each["key"] for each in run["data"].get("params", ())),
+            latest={
+                each["key"]: (int(each.get("step", 0)), int(each["timestamp"]))
+                for each in run["data"].get("metrics", ())
+            },
         )
 
     def find(self, experiment_id: str, token: str) -> str | None:
@@ -329,6 +349,14 @@ class _Client:
         self._before()
         try:
             run = self._client.get_run(run_id)
+            # Not `run.data.metrics`, which has the values alone.
+            latest = {
+                key: max(
+                    (point.step, point.timestamp)
+                    for point in self._client.get_metric_history(run_id, key)
+                )
+                for key in run.data.metrics
+            }
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
@@ -340,6 +368,7 @@ class _Client:
             experiment_id=str(run.info.experiment_id),
             status=run.info.status,
             parameters=frozenset(run.data.params),
+            latest=latest,
         )
 
     def find(self, experiment_id: str, token: str) -> str | None:

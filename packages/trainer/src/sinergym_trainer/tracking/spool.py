@@ -23,6 +23,9 @@ from sinergym_trainer.errors import OutputUnusable
 NAME = "mlflow-unsent.jsonl"
 """The file's name in the output folder."""
 
+KEPT = ".mlflow-kept.jsonl"
+"""The name of a checkpoint's copy: of what had not been sent when it was made."""
+
 _CHUNK = 1 << 18
 _CLOSED = -1
 
@@ -160,6 +163,36 @@ class Spool:
         if self._file != _CLOSED:
             self._write([{"note": changes}])
 
+    def copy(self, to: Path, more: Iterable[Metric] = ()) -> None:
+        """Write a file like this one, with more metrics behind those that wait here.
+
+        Raises:
+            OSError: the disk is full, or the like.
+        """
+        with to.open("wb") as copied:
+            offset = 0
+            while self._file != _CLOSED and (chunk := os.pread(self._file, _CHUNK, offset)):
+                copied.write(chunk)
+                offset += len(chunk)
+            first = asdict(self.head)
+            copied.write(_encoded([{"note": first} if offset else first]))
+            copied.write(_encoded(asdict(metric) for metric in more))
+
+    def rewind(self, step: int, kept: Iterable[Metric]) -> None:
+        """Let wait what a checkpoint kept, and of what waits here nothing after its step.
+
+        Raises:
+            OSError: the disk is full, or the like.
+        """
+        here = self.take(self.waiting)[0] if self.waiting else []
+        wanted = list(kept)
+        known = set(wanted)
+        wanted += [metric for metric in here if metric.step <= step and metric not in known]
+        if wanted != here:
+            self.discard()
+            if wanted:
+                self.append(wanted)
+
     def keep(self) -> None:
         """Have all of the head in the file, which is made even when no metric waits.
 
@@ -189,7 +222,9 @@ class Spool:
             old = Spool.existing(self.path)
         except NoSpool:
             old = None
-        if old is not None and head.run_id and old.head.run_id == head.run_id:
+        if old is not None and (
+            old.head.token == head.token or (head.run_id and old.head.run_id == head.run_id)
+        ):
             self._file, self._next, self.waiting = old._file, old._next, old.waiting
             self.note(status=None, ended=None)
             return
@@ -254,7 +289,7 @@ class Spool:
                 yield (members if isinstance(members, dict) else {}), offset
 
     def _write(self, lines: Iterable[Mapping[str, Any]]) -> int:
-        content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        content = _encoded(lines)
         before = os.fstat(self._file).st_size
         try:
             left = memoryview(content)
@@ -265,6 +300,10 @@ class Spool:
                 os.ftruncate(self._file, before)
             raise
         return before + len(content)
+
+
+def _encoded(lines: Iterable[Mapping[str, Any]]) -> bytes:
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
 def _metric(line: Mapping[str, Any]) -> Metric | None:

@@ -23,7 +23,8 @@ def sync(folder: Path, uri: str | None = None) -> int:
 
     The file goes when all of it has arrived, and only then. It is marked as it is sent, so that
     nothing is sent twice but what was on its way when a `sync` or a training was killed; MLflow
-    stores a point that it has already only once. A run that was never made is made now. Without a
+    stores a point that it has already only once. Of a run that went on elsewhere, points at or
+    before its last one are left out. A run that was never made is made now. Without a
     word on how the training ended (it was killed), the run's status stays, or is KILLED if the run
     is new.
 
@@ -72,9 +73,9 @@ def _sync(path: Path, uri: str) -> int:
             done |= parameters.keys()
         while spool.waiting:
             metrics, end = spool.take(METRICS_PER_REQUEST)
-            if metrics:
-                server.log(stored.run_id, metrics=metrics)
-            sent += len(metrics)
+            if news := [metric for metric in metrics if stored.lacks(metric)]:
+                server.log(stored.run_id, metrics=news)
+            sent += len(news)
             if spool.waiting <= len(metrics):
                 break  # the file stays until the run is ended, too
             spool.acknowledge(end, len(metrics))

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from sinergym_trainer.tracking.servers import (
     Refused,
     Run,
     Server,
+    StoredRun,
     attach,
     connect,
     next_parameters,
     page,
     without_credentials,
 )
-from sinergym_trainer.tracking.spool import Head, Metric, Spool
+from sinergym_trainer.tracking.spool import Head, Metric, NoSpool, Spool
 from sinergym_trainer.tracking.storing import ServedModel
 
 _SECONDS_BETWEEN_REQUESTS = 1.0
@@ -62,7 +64,11 @@ class Tracker:
         unsent: the file that keeps what was not sent, in the output folder.
         artifact_location: where a new experiment keeps artifacts, when not the server's default.
         run_id: the run to go on with. When the server has it no more, a new one begins, with the
-            tag `resumed-from`. Its parameters stay as they are.
+            tag `resumed-from`. Its parameters stay as they are, and it gets no point at or before
+            the last one that it has of a metric: the steps since a checkpoint, run again.
+        resumed_at: the timesteps of the checkpoint that the training goes on from: what waits in
+            `unsent` and is of later steps goes, as they are run again.
+        kept: the file that `keep` wrote for that checkpoint; it is read, and removed.
         patience: seconds that `close` waits for what is left to be sent.
         hurried: true when little time is left: `close` waits a third of that at most.
 
@@ -81,6 +87,8 @@ class Tracker:
         unsent: Path,
         artifact_location: str | None = None,
         run_id: str | None = None,
+        resumed_at: int | None = None,
+        kept: Path | None = None,
         patience: float = 30.0,
         hurried: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -95,11 +103,16 @@ class Tracker:
             parameters=_texts(parameters),
             artifact_location=artifact_location,
         )
+        carried: list[Metric] = []
+        if kept is not None and kept.exists():
+            head, carried = _carried(head, kept)
         self._fresh_lock = threading.Lock()
         self._fresh: deque[Metric] = deque()
         # Held by the two threads in turn, for all below; never while a request is under way.
         self._turn = threading.RLock()
         self._spool = Spool(unsent, head)
+        self._resumed = resumed_at is not None
+        self._stored: StoredRun | None = None
         self._flight: list[Metric] = []
         self._flight_end: int | None = None
         self._sent_parameters: set[str] = set()
@@ -107,6 +120,12 @@ class Tracker:
         self._problem = ""
         self._failures = 0
         self._lost = 0
+        if resumed_at is not None:
+            try:
+                self._spool.rewind(resumed_at, carried)
+            except OSError as error:
+                self._problem = one_line(error)
+                self._fresh.extend(carried)
         self._asked = -math.inf
         self._server: Server | None = None
         self._closing = threading.Event()
@@ -142,6 +161,21 @@ class Tracker:
         """Add parameters that were not known at first; returns at once."""
         with self._turn:
             self._note(parameters={**self._spool.head.parameters, **_texts(parameters)})
+
+    def keep(self, path: Path) -> None:
+        """Write a file of all that was not sent yet, for a checkpoint; nothing is waited for.
+
+        A training that goes on from the checkpoint on another machine gives it back as `kept`, and
+        finds its run by it even when the server had not answered yet.
+
+        Raises:
+            OSError: the disk is full, or the like.
+        """
+        with self._turn:
+            waiting = self._flight if self._flight_end is None else []
+            with self._fresh_lock:
+                waiting = [*waiting, *self._fresh]
+            self._spool.copy(path, waiting)
 
     def close(
         self,
@@ -222,7 +256,8 @@ class Tracker:
 
     def _attach(self, server: Server) -> Run:
         head = self._spool.head
-        stored = attach(server, head, reopen=True, search=self._failures > 0)
+        search = self._resumed or self._failures > 0
+        stored = self._stored = attach(server, head, reopen=True, search=search)
         with self._turn:
             self._sent_parameters = set(stored.parameters)
             if stored.run_id != head.run_id:
@@ -238,8 +273,10 @@ class Tracker:
             metrics = self._flight
         if not metrics and not parameters:
             return False
+        news = [each for each in metrics if self._stored is None or self._stored.lacks(each)]
         try:
-            server.log(run_id, metrics=metrics, parameters=parameters)
+            if news or parameters:
+                server.log(run_id, metrics=news, parameters=parameters)
         except BaseException as error:
             with self._turn:
                 self._put_back()
@@ -361,6 +398,21 @@ class Tracker:
             file=sys.stderr,
         )
         return left
+
+
+def _carried(head: Head, kept: Path) -> tuple[Head, list[Metric]]:
+    """The run and the metrics of a checkpoint's file, which goes; nothing of one that is none."""
+    try:
+        spool = Spool.existing(kept)
+    except NoSpool:
+        return head, []
+    before = spool.head
+    metrics = spool.take(spool.waiting)[0] if spool.waiting else []
+    spool.discard()
+    if head.run_id is None or before.run_id in (None, head.run_id):
+        run_id = head.run_id or before.run_id
+        head = replace(head, run_id=run_id, token=before.token, started=before.started)
+    return head, metrics
 
 
 @functools.lru_cache(maxsize=4096)

@@ -9,6 +9,7 @@ import functools
 import os
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ class _Learning:
         self._stop = stop
         self._said = say
         self._display: Display | None = None
+        self._scratch = Path()
         self._tell_progress: Callable[[], None] = lambda: None
 
     def run(self) -> Learned:
@@ -115,6 +117,8 @@ class _Learning:
         quick_torch()
         self._restore_files()
         with contextlib.ExitStack() as at_end, closing(self._make_vector()) as vector:
+            scratch = tempfile.TemporaryDirectory(prefix="sinergym-learning-")
+            self._scratch = Path(at_end.enter_context(scratch))
             with warnings.catch_warnings(record=True) as advice:
                 warnings.simplefilter("always", UserWarning)
                 model = self._make_model(vector)
@@ -309,7 +313,11 @@ class _Learning:
 
         def files() -> dict[str, Path]:
             monitors = (path.name for path in self._output.glob(_MONITORS))
-            return {name: self._output / name for name in (*_KEPT, *monitors)}
+            found = {name: self._output / name for name in (*_KEPT, *monitors)}
+            if tracker:
+                found[tracking.KEPT] = self._scratch / tracking.KEPT
+                tracker.keep(found[tracking.KEPT])
+            return found
 
         options = self._options
         return CheckpointCallback(
@@ -370,6 +378,8 @@ class _Learning:
             unsent=self._output / tracking.NAME,
             artifact_location=None if uri else (self._output / "mlflow").as_uri(),
             run_id=self._before.get("mlflow_run"),
+            resumed_at=self._checkpoint.timesteps if self._checkpoint else None,
+            kept=self._output / tracking.KEPT if self._checkpoint else None,
             hurried=self._stop,
         )
         status = "FAILED"
