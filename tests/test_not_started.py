@@ -27,8 +27,8 @@ def cloud(
     made.stop()
 
 
-def _launched(cloud: OwnCloud, name: str, *commands: str) -> None:
-    sweep = Sweep.of_commands(name, commands, template=TEMPLATE, dispatch=Dispatch.BOOT)
+def _launched(cloud: OwnCloud, name: str, *commands: str, template: str = TEMPLATE) -> None:
+    sweep = Sweep.of_commands(name, commands, template=template, dispatch=Dispatch.BOOT)
     for _ in launching.launch(launching.plan(sweep, cloud.clients), cloud.clients):
         pass
 
@@ -57,3 +57,26 @@ def test_an_image_that_can_not_be_pulled(cloud: OwnCloud) -> None:
     assert all(record.is_final for record in again.values())
     calls = cloud.calls()
     assert calls["monitoring.projects.timeSeries.create"] >= 2
+
+
+@pytest.mark.slow
+def test_a_runner_that_can_not_begin(cloud: OwnCloud) -> None:
+    """Its last words are the hint; an experiment that merely failed is left to its runner."""
+    cloud.forget_faults()
+    spec = templates.TemplateSpec(
+        name="wrong",
+        image="europe-docker.pkg.dev/local/i/trainer:9",
+        environment={"SINERGYM_PATIENCE": "for ever"},
+    )
+    templates.create_template(cloud.clients, spec)
+    _launched(cloud, "beginless", "true", template="wrong")
+    _launched(cloud, "failing", "exit 2")
+    *_, seen = sweeps.watch("beginless", cloud.clients, interval=0.2)
+    *_, other = sweeps.watch("failing", cloud.clients, interval=0.2)
+    ends = [one.rows[0].record.exit for one in (seen, other) if one.rows[0].record]
+    assert [(end.kind, end.code) for end in ends if end] == [("error", 125), ("usage", 2)]
+    assert ends[0] is not None
+    assert "the runner could not begin: " in ends[0].hint
+    assert "'for ever' is not a number of seconds" in ends[0].hint
+    assert seen.is_gone
+    assert other.is_gone

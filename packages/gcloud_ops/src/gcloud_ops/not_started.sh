@@ -11,8 +11,10 @@ storage=${STORAGE_EMULATOR_HOST:-https://storage.googleapis.com}
 monitoring=${CLOUDSDK_API_ENDPOINT_OVERRIDES_MONITORING:-https://monitoring.googleapis.com/}
 
 state=$(docker inspect --format '{{.State.StartedAt}} {{.State.ExitCode}}' sinergym 2>/dev/null)
+kind=image_pull
 case $state in
 '' | 0001-*) began='' ;;
+*' 2') began='' kind=error ;; # it could not even begin: a full disk, say
 *' 137' | *' 75') began=yes ;; # killed, or to be tried again
 *) exit 0 ;; # The runner has been there to its end: all else is its own.
 esac
@@ -48,6 +50,7 @@ image=$(meta instance/attributes/sinergym-image | plain)
 why=$(journalctl --unit sinergym.service --output cat --lines 50 | grep -a 'docker: ' | tail -n 1 | plain)
 now=$(date --utc +%Y-%m-%dT%H:%M:%SZ)
 hint="the container could not be started: ${why:-docker gave no reason}"
+[ $kind = error ] && hint="the runner could not begin: $(docker logs --tail 1 sinergym 2>&1 | plain)"
 [ -n "$began" ] && hint='the runner was started too often'
 echo "sinergym: $hint"
 
@@ -58,14 +61,14 @@ write_record() {
  "instance": "$name", "instance_id": "$id", "spent": 0, "history": [], "command": null,
  "image": "$image", "versions": {}, "started": "$now", "updated": "$now", "ended": "$now",
  "progress": {}, "mlflow": null, "outputs": null, "signal": null,
- "exit": {"code": 125, "signal": null, "kind": "image_pull", "hint": "$hint"}}
+ "exit": {"code": 125, "signal": null, "kind": "$kind", "hint": "$hint"}}
 EOF
 }
 signal() {
     google --output /dev/null --data-binary @- "${monitoring}v3/projects/$project/timeSeries" <<EOF
 {"timeSeries": [{
   "metric": {"type": "custom.googleapis.com/sinergym/experiment_finished", "labels": {
-    "sweep": "$sweep", "experiment": "$name", "status": "failed", "kind": "image_pull",
+    "sweep": "$sweep", "experiment": "$name", "status": "failed", "kind": "$kind",
     "notify": "sweep", "duration": "0 s", "mean_reward": "no mean reward",
     "hint": "hint: ${hint:0:200}"}},
   "resource": {"type": "global", "labels": {"project_id": "$project"}},

@@ -1,6 +1,7 @@
 """One attempt after another: retries, limits, reruns, and what records remember of them."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -174,3 +175,43 @@ def test_the_group_stays_for_a_rerun(cloud: Any, new_vm: NewVm) -> None:
     assert vm.ends() == 0
     assert b"the group stays: an experiment is to run again" in vm.output
     assert not any(method == "DELETE" for method, *_ in cloud.calls)
+
+
+@pytest.mark.slow
+def test_a_rerun_that_is_asked_for_while_the_end_is_signalled(cloud: Any, new_vm: NewVm) -> None:
+    """It stays: a runner that still tries to reach Monitoring does not write over it."""
+    put_manifest(cloud, "exit 5")
+    away = {"MONITORING_EMULATOR_HOST": "127.0.0.1:9", "SINERGYM_SIGNAL_SECONDS": "3"}
+    vm = new_vm(environment=away)
+    eventually(lambda: cloud.record().get("state") == "failed", "its end", vm)
+    ended = {"attempt": 1, "kind": "error", "rerun": True}
+    again = {**cloud.record(), "state": "again", "exit": None, "started": None, "history": [ended]}
+    cloud.put("quick/records/quick-0001.json", json.dumps({**again, "ended": None}).encode())
+    assert vm.ends(40) == 5
+    assert cloud.record()["state"] == "again"
+    assert cloud.calls, "its VM goes: the next one takes its place"
+
+
+@pytest.mark.slow
+def test_the_limit_counts_from_the_claim(cloud: Any, new_vm: NewVm) -> None:
+    """Also where the command comes late, and the VM has run for a while."""
+    content = {"schema": 1, "dispatch": "ssh", "experiments": [], "limits": {"seconds": 6}}
+    cloud.put("quick/sweep.json", json.dumps(content).encode())
+    vm = new_vm()
+    vm.says("attempt 1")
+    begin = time.monotonic()
+    eventually(lambda: time.monotonic() > begin + 2.5, "a late launcher", vm)
+    vm.start("sleep 60")
+    vm.says("its time is used up")
+    assert time.monotonic() - begin < 4.5
+    assert vm.ends() == 143
+    assert cloud.record()["exit"]["kind"] == "out_of_time"
+
+
+@pytest.mark.slow
+def test_an_attempt_says_how_long_it_took(cloud: Any, new_vm: NewVm) -> None:
+    """By a clock that nobody sets."""
+    vm = new_vm()
+    vm.start("sleep 1")
+    assert vm.ends() == 0
+    assert 1.0 <= cloud.record()["elapsed"] < 20

@@ -32,6 +32,7 @@ FAILED = 1 << 8
             "invalid values:\ntensor([[nan, nan],\n        [nan, nan]])",
             "nan",
         ),
+        ("   ** Severe  ** it went on after this\nValueError: wrong shape", "error"),
         ("ValueError: the learning rate was wrong", "error"),
         ("a banana is no nan", "error"),
         ("", "error"),

@@ -208,3 +208,47 @@ def test_times_are_utc_with_a_z() -> None:
     """Times look like those of the contract."""
     assert len(timestamp()) == len(NOW)
     assert timestamp().endswith("Z")
+
+
+def found(**members: Any) -> dict[str, Any]:
+    """A record of an attempt that is over, as the next one finds it."""
+    times = {"started": "2026-11-22T09:00:00Z", "updated": "2026-11-22T09:00:30Z"}
+    return {"schema": 1, "attempt": 1, "state": "running", "spent": 10, **times, **members}
+
+
+def test_the_time_of_an_attempt_is_what_its_runner_measured() -> None:
+    """A clock that was set in between counts for nothing; without a measure, the times do."""
+    step = found(started="2020-01-01T00:00:00Z", elapsed=25.5)
+    for content, spent in ((step, 35.5), (found(), 40.0), (found(elapsed="x"), 40.0)):
+        claimed = claim(content, draft(), now=NOW)
+        assert claimed is not None
+        assert claimed.spent == spent
+
+
+@pytest.mark.parametrize(
+    ("members", "kind"),
+    [
+        ({}, "unknown"),
+        ({"exit": {"kind": "signal", "hint": "the VM was preempted"}}, "preempted"),
+        ({"exit": {"kind": "signal", "hint": "the container was told to stop"}}, "signal"),
+        ({"state": "uploading", "exit": {"kind": "ok", "hint": None}}, "unknown"),
+        ({"state": "retrying", "exit": {"kind": "oom", "hint": "x"}}, "oom"),
+        ({"exit": "broken"}, "unknown"),
+    ],
+)
+def test_how_an_earlier_attempt_is_remembered(members: dict[str, Any], kind: str) -> None:
+    """By what it said; one that died with its outputs on their way was not well."""
+    claimed = claim(found(**members), draft(), now=NOW)
+    assert claimed is not None
+    assert [(one["attempt"], one["kind"]) for one in claimed.history] == [(1, kind)]
+
+
+def test_a_rerun_is_nobodys_to_write_over() -> None:
+    """Ours has ended; what was asked for since stays."""
+    mine = Record(**{**_members(draft()), "attempt": 2, "state": "failed", "ended": NOW})
+    again = {**mine.to_json(), "state": "again", "exit": None, "ended": None}
+    assert judge(again, mine) is Verdict.AGAIN
+
+
+def _members(record: Record) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in Record.__slots__}

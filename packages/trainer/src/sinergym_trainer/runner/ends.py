@@ -51,8 +51,9 @@ _SIGNS = (
     _Sign(
         kind="energyplus",
         words=re.compile(
-            r"\*\*\s+(?:Severe|Fatal)\s+\*\*|EnergyPlus Terminated|EnergyPlusFailed"
-            r"|EnergyPlus (?:crashed|ended|hangs)"
+            # A simulation survives many a severe error: it counts only as the last word.
+            r"\*\*\s+Fatal\s+\*\*|EnergyPlus Terminated|EnergyPlusFailed"
+            r"|EnergyPlus (?:crashed|ended|failed|hangs)|\*\*\s+Severe\s+\*\*[^\n]*\s*\Z"
         ),
         advice="eplusout.err in the outputs names the object of the building",
     ),

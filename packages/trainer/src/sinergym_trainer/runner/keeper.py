@@ -69,6 +69,7 @@ class Keeper:
         self._urgent = False
         self._stopping = False
         self._changed = threading.Condition()
+        self._claimed_at = time.monotonic()
         self.claimed = threading.Event()
         """Set when the claim has been decided: `record.attempt` counts, or `ended_before`."""
         self.ended_before = False
@@ -76,13 +77,23 @@ class Keeper:
         self.command_before: str | None = None
         """The command of the attempt before, as its record has it; None where there was none."""
         self.verdict: Verdict | None = None
-        """STOP, SUPERSEDED or DELETED once somebody else's word ends the experiment."""
+        """STOP, AGAIN, SUPERSEDED or DELETED once somebody else's word ends the attempt."""
         self._thread = threading.Thread(target=self._keep, name="record", daemon=True)
 
     @property
     def record(self) -> Record:
         """The record as it should be in the bucket now."""
         return self._record
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the experiment has taken on VMs, this attempt so far included."""
+        return self._record.spent + self.elapsed
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the attempt was claimed."""
+        return round(time.monotonic() - self._claimed_at, 1)
 
     @property
     def last_error(self) -> str | None:
@@ -196,6 +207,7 @@ class Keeper:
                         )
                     return
             self._tried = claimed
+            self._claimed_at = time.monotonic()
             before = found.get("command") if found is not None else None
             self.command_before = before if isinstance(before, str) and before.strip() else None
             if mine is None and not self._replace(claimed):
@@ -215,7 +227,7 @@ class Keeper:
     def _write(self) -> None:
         for _ in range(5):
             with self._changed:
-                record = replace(self._record, updated=timestamp())
+                record = replace(self._record, updated=timestamp(), elapsed=self.elapsed)
                 version = self._version
             if not self._replace(record):
                 verdict = judge(self._read(), record)

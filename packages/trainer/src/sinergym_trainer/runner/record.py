@@ -40,6 +40,8 @@ class Verdict(StrEnum):
     """Somebody ended the experiment; their state stays."""
     SUPERSEDED = "superseded"
     """Another VM has claimed the experiment since."""
+    AGAIN = "again"
+    """Our attempt has ended, and somebody asks for another: their record stays."""
     DELETED = "deleted"
     """The record is gone, so is the sweep."""
 
@@ -65,6 +67,8 @@ class Record:
     attempt: int = 0
     spent: float = 0.0
     """Seconds that the attempts before this one took."""
+    elapsed: float = 0.0
+    """Seconds of this one so far, by a clock that nobody sets."""
     history: tuple[Mapping[str, Any], ...] = ()
     """The attempts before this one, the latest last."""
     state: str = "waiting"
@@ -144,12 +148,16 @@ def claim(found: Json | None, draft: Record, *, now: str) -> Record | None:
 def _spent(found: Json) -> float:
     """Seconds on VMs of all attempts up to that of a record that is not final.
 
-    Of each from its claim to its last word: two times of one clock, whatever that says.
+    Of each from its claim to its last word, as its runner measured it. A runner of before said
+    only two times, of a clock that may have been set in between.
     """
     before = found.get("spent")
     spent = float(before) if isinstance(before, int | float) and 0 <= before < 1e9 else 0.0
     if found.get("state") == "again":
         return spent
+    elapsed = found.get("elapsed")
+    if isinstance(elapsed, int | float) and 0 <= elapsed < 1e9:
+        return round(spent + elapsed, 3)
     begin, end = _time(found.get("started")), _time(found.get("updated"))
     if begin is None or end is None:
         return spent
@@ -167,6 +175,8 @@ def _history(found: Json) -> tuple[Mapping[str, Any], ...]:
     end = end if isinstance(end, dict) else {}
     hint = end.get("hint")
     kind = "preempted" if hint == PREEMPTED else end.get("kind")
+    if kind == "ok":  # the command was done, but its outputs did not make it
+        kind, hint = "unknown", "it died while its outputs were being uploaded"
     entry = {
         "attempt": attempt,
         "kind": kind if isinstance(kind, str) else "unknown",
@@ -198,6 +208,8 @@ def judge(found: Json | None, mine: Record) -> Verdict:
     if found.get("state") in FINAL:
         same = ours and mine.state == found.get("state") and found.get("ended") == mine.ended
         return Verdict.WRITTEN if same else Verdict.STOP
+    if found.get("state") == "again":
+        return Verdict.AGAIN
     return Verdict.RETRY if ours else Verdict.SUPERSEDED
 
 

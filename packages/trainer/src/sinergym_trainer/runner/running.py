@@ -97,12 +97,13 @@ class Running:
             },
         )
 
-    def run(self, command: str, *, seconds: float | None) -> Ended:
+    def run(self, command: str, *, left: Callable[[], float | None]) -> Ended:
         """Start the command and wait for its end, which never comes later than it must.
 
         Args:
             command: a line for `/bin/sh -c`.
-            seconds: after which it is told to stop, as the limit asks; None: never.
+            left: seconds until it is told to stop, as the limit asks; None: there is none, or it
+                is not known yet.
         """
         environment = environment_of(
             self._keeper.record,
@@ -127,7 +128,7 @@ class Running:
         syncing = threading.Thread(target=self._sync_often, args=(done,), daemon=True)
         syncing.start()
         try:
-            status, stopped, out_of_time = self._watch(seconds)
+            status, stopped, out_of_time = self._watch(left)
         finally:
             done.set()
             self._hurry.set()
@@ -192,10 +193,9 @@ class Running:
             say=say,
         )
 
-    def _watch(self, seconds: float | None) -> tuple[int, bool, bool]:
+    def _watch(self, left: Callable[[], float | None]) -> tuple[int, bool, bool]:
         """Wait for the end; pass on signals and progress meanwhile."""
         stopped = out_of_time = False
-        limit = None if seconds is None else time.monotonic() + seconds
         while True:
             number = next_signal(0.25)
             status = self._child.reap()
@@ -219,7 +219,7 @@ class Running:
                 if self._keeper.verdict is Verdict.DELETED:
                     self._on_deleted()
                 self._end_in(GRACE)
-            elif limit is not None and time.monotonic() > limit:
+            elif (seconds := left()) is not None and seconds <= 0:
                 out_of_time = True
                 say(f"its time is used up: SIGTERM to the command, which has {GRACE:g} s")
                 self._end_in(GRACE)

@@ -160,8 +160,7 @@ class _Supervisor:
         if isinstance(command, int):
             return command
         self._await_terms()
-        seconds = self._terms.left(self._keeper.record.spent)
-        if seconds is not None and seconds <= 0:
+        if (seconds := self._left()) is not None and seconds <= 0:
             return self._too_late()
         self._write_old_name()
         running = self._running = Running(
@@ -173,7 +172,7 @@ class _Supervisor:
             sync_seconds=self._seconds("SINERGYM_SYNC_SECONDS", 15.0),
             on_deleted=self._log.withdraw,
         )
-        ended = running.run(command, seconds=seconds)
+        ended = running.run(command, left=self._left)
         verdict = self._keeper.verdict
         if verdict is not None:
             return self._end_as_told(verdict)
@@ -186,10 +185,15 @@ class _Supervisor:
             say(f"the command ended with exit code {result.code}")
         return self._finish(running, result)
 
+    def _left(self) -> float | None:
+        """Seconds that the experiment's limit leaves to its command; None: there is no limit."""
+        return self._terms.left(self._keeper.spent)
+
     def _exit_of(self, ended: Ended, command: str) -> Exit:
         result = exit_of(ended.status, command, self._log.tail(), memory_kills=ended.memory_kills)
         if ended.problem:
-            return replace(result, hint=ended.problem)
+            kind = "disk_full" if "[Errno 28]" in ended.problem else result.kind
+            return replace(result, kind=kind, hint=ended.problem)
         # One that ended well although it was told to stop has reached its end all the same.
         if ended.out_of_time and result.kind != "ok" and not ended.stopped:
             return replace(result, signal=None, kind=OUT_OF_TIME, hint=self._limit_hint())
@@ -252,14 +256,15 @@ class _Supervisor:
 
     def _read_manifest(self) -> None:
         """Take the terms from the manifest; the command too, if it is there or ran before."""
+        # An attempt that follows another does the same, also where a launcher sent the command.
+        if self._keeper.command_before is not None:
+            self._box.publish(self._keeper.command_before)
         terms = self._read_terms()
         if terms is not None:
             self._terms = terms
         self._terms_known.set()
-        # An attempt that follows another does the same, also where a launcher sent the command.
-        command = self._terms.command or self._keeper.command_before
-        if command is not None:
-            self._box.publish(command)
+        if self._terms.command is not None:
+            self._box.publish(self._terms.command)
 
     def _read_terms(self) -> Terms | None:
         delay = first = 0.5
@@ -290,7 +295,7 @@ class _Supervisor:
             if stop_pending() or self._keeper.verdict is not None:
                 return
             if time.monotonic() > until:
-                say("the manifest does not come: no limit and no retry are known")
+                say("the manifest does not come yet: no limit is known so far")
                 return
 
     def _idle(self) -> int:
@@ -371,7 +376,9 @@ class _Supervisor:
             # The VM of our name is another one by now: it must not be removed.
             say("another VM has taken over this experiment")
             return 1
-        if verdict is Verdict.DELETED:
+        if verdict is Verdict.AGAIN:
+            say("somebody asks for it to run again: that is for the next VM")
+        elif verdict is Verdict.DELETED:
             # Uploading now would bring a part of the sweep back.
             self._log.withdraw()
             say("the sweep was deleted")
@@ -455,7 +462,7 @@ class _Supervisor:
         return (
             keeper.claimed.is_set()
             and not keeper.ended_before
-            and keeper.verdict in {None, Verdict.STOP}
+            and keeper.verdict in {None, Verdict.STOP, Verdict.AGAIN}
         )
 
     def _write_old_name(self) -> None:
