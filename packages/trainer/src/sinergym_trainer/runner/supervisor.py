@@ -42,6 +42,7 @@ from typing import Any
 from sinergym_trainer.errors import one_line
 from sinergym_trainer.outputs import connect
 from sinergym_trainer.runner import mailbox, vm
+from sinergym_trainer.runner.agreement import Agreement
 from sinergym_trainer.runner.ends import OUT_OF_TIME, exit_of
 from sinergym_trainer.runner.finishing import LOST_AFTER, Finishing, any_rerun
 from sinergym_trainer.runner.keeper import PAUSE, Keeper
@@ -57,7 +58,6 @@ from sinergym_trainer.runner.stopping import (
     next_signal,
     stop_pending,
 )
-from sinergym_trainer.runner.terms import Terms, terms_of
 
 STOPPED = 128 + signal.SIGTERM
 RESTART = 75
@@ -66,8 +66,6 @@ SIGNAL_PATIENCE = 90.0
 """Seconds to try the signals of the end: Monitoring may be away for a minute."""
 HURRIED_SIGNAL = 3.0
 """Seconds for them once the container is told to stop."""
-TERMS_PATIENCE = 15.0
-"""Seconds that a command waits for the manifest's terms; then it runs without a limit."""
 
 OLD_NAME = "DRL_battery.py"
 OLD_PROGRAM = '''\
@@ -109,8 +107,6 @@ class _Supervisor:
         self._box = box
         self._log = log
         self._running: Running | None = None
-        self._terms = Terms()
-        self._terms_known = threading.Event()
 
     def run(self) -> int:
         try:
@@ -140,6 +136,13 @@ class _Supervisor:
             heartbeat=self._seconds("SINERGYM_HEARTBEAT_SECONDS", 20.0),
             pause=self._seconds("SINERGYM_RECORD_SECONDS", PAUSE),
         )
+        self._agreement = Agreement(
+            self._bucket,
+            me.sweep,
+            me.experiment,
+            over=lambda: self._keeper.verdict is not None,
+            say=say,
+        )
         self._keeper.start()
         try:
             return self._lead()
@@ -159,7 +162,7 @@ class _Supervisor:
         command = self._wait_for_command()
         if isinstance(command, int):
             return command
-        self._await_terms()
+        self._agreement.wait()
         if (seconds := self._left()) is not None and seconds <= 0:
             return self._too_late()
         self._write_old_name()
@@ -187,7 +190,7 @@ class _Supervisor:
 
     def _left(self) -> float | None:
         """Seconds that the experiment's limit leaves to its command; None: there is no limit."""
-        return self._terms.left(self._keeper.spent)
+        return self._agreement.terms.left(self._keeper.spent)
 
     def _exit_of(self, ended: Ended, command: str) -> Exit:
         result = exit_of(ended.status, command, self._log.tail(), memory_kills=ended.memory_kills)
@@ -200,9 +203,10 @@ class _Supervisor:
         return result
 
     def _limit_hint(self) -> str:
+        seconds = self._agreement.terms.seconds or 0
         return (
-            f"its limit of {self._terms.seconds or 0:g} s on VMs is used up; a rerun with a higher"
-            " one goes on from the last checkpoint"
+            f"its limit of {seconds:g} s on VMs is used up; a rerun with a higher one goes on from"
+            " the last checkpoint"
         )
 
     def _too_late(self) -> int:
@@ -238,7 +242,7 @@ class _Supervisor:
                 prefix = f"{record.sweep}/{record.experiment}/log/{record.attempt}/"
                 self._log.publish(self._bucket, prefix)
                 say(f"attempt {record.attempt}")
-                threading.Thread(target=self._read_manifest, daemon=True).start()
+                threading.Thread(target=self._find_command, daemon=True).start()
             if self._keeper.verdict is not None:
                 self._box.shut("the experiment was ended from outside")
                 return self._end_as_told(self._keeper.verdict)
@@ -254,49 +258,14 @@ class _Supervisor:
                 if self._box.shut("its patience has ended"):
                     return self._idle()
 
-    def _read_manifest(self) -> None:
-        """Take the terms from the manifest; the command too, if it is there or ran before."""
-        # An attempt that follows another does the same, also where a launcher sent the command.
+    def _find_command(self) -> None:
+        """The command of the attempt before, or the manifest's; else somebody submits one."""
+        # What follows another attempt does the same, also where a launcher sent the command.
         if self._keeper.command_before is not None:
             self._box.publish(self._keeper.command_before)
-        terms = self._read_terms()
-        if terms is not None:
-            self._terms = terms
-        self._terms_known.set()
-        if self._terms.command is not None:
-            self._box.publish(self._terms.command)
-
-    def _read_terms(self) -> Terms | None:
-        delay = first = 0.5
-        while self._keeper.verdict is None:
-            try:
-                manifest = (
-                    self._bucket()
-                    .blob(f"{self._vm.sweep}/sweep.json")
-                    .download_as_bytes(retry=None, timeout=(5, 20))
-                )
-                return terms_of(manifest, self._vm.experiment)
-            except Exception as error:
-                if getattr(error, "code", None) == 404:
-                    return None
-                if isinstance(error, ValueError):
-                    say(f"the manifest cannot be read: {error}")
-                    return None
-                if delay == first:
-                    say(f"the manifest cannot be read yet, trying again: {one_line(error)}")
-                time.sleep(delay)
-                delay = min(delay * 2, 10.0)
-        return None
-
-    def _await_terms(self) -> None:
-        """Wait for the manifest's terms, a while: a bucket that is away holds up no command."""
-        until = time.monotonic() + TERMS_PATIENCE
-        while not self._terms_known.wait(0.1):
-            if stop_pending() or self._keeper.verdict is not None:
-                return
-            if time.monotonic() > until:
-                say("the manifest does not come yet: no limit is known so far")
-                return
+        self._agreement.read()
+        if self._agreement.terms.command is not None:
+            self._box.publish(self._agreement.terms.command)
 
     def _idle(self) -> int:
         hint = (
@@ -327,8 +296,7 @@ class _Supervisor:
             say(hint)
             state, result = "failed", replace(result, kind="upload", hint=hint)
         if state == "failed":
-            self._await_terms()
-            pause = self._terms.pause_before_retry(self._keeper.record, result.kind)
+            pause = self._agreement.wait().pause_before_retry(self._keeper.record, result.kind)
             if pause is not None:
                 return self._retry(result, pause)
         self._conclude(state, result, minutes * 60)
