@@ -1,6 +1,6 @@
 """Draw the pictures of docs/console.md: the screens, on a sweep that is made up.
 
-    python docs/images/console.py
+python docs/images/console.py
 """
 
 import asyncio
@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from packages.tui.tests.test_pictures import NOW, SCREENS, Still
 from packages.tui.tests.test_pictures_of_places import place
+
 from sinergym_tui.app import Console
 
 SIZE = (132, 34)

@@ -750,16 +750,17 @@ def test_a_stored_model_predicts(mlflow_server: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_attempt_elsewhere_leaves_no_gap_and_repeats_nothing(
-    network: Network, tmp_path: Path, until: Until
+    network: Network, mlflow_server: str, tmp_path: Path, until: Until
 ) -> None:
     """The run has each step once: the unsent came with the checkpoint, the sent stay as they are.
 
     The first attempt dies without a word, and its disk with it; the last checkpoint is of step 4.
     """
     network.up()
-    client = client_of(network.uri)
+    client = client_of(mlflow_server)  # not by the network, which breaks connections
     there, here = tmp_path / "there", tmp_path / "here"
-    there.mkdir(), here.mkdir()
+    there.mkdir()
+    here.mkdir()
     first = make_tracker(network.uri, there / NAME)
     until(lambda: first.run, 20)
     assert first.run
@@ -789,9 +790,11 @@ def test_an_attempt_elsewhere_leaves_no_gap_and_repeats_nothing(
 
 
 @pytest.mark.slow
-def test_a_run_that_the_checkpoint_did_not_know_is_found(network: Network, tmp_path: Path) -> None:
+def test_a_run_that_the_checkpoint_did_not_know_is_found(
+    network: Network, mlflow_server: str, tmp_path: Path
+) -> None:
     """The server answers for the first time after the checkpoint: still one run, and all of it."""
-    client = client_of(network.uri)
+    client = client_of(mlflow_server)
     first = make_tracker(network.uri, tmp_path / "1.jsonl", experiment="found")
     first.log({"m": 1}, 1)
     kept = tmp_path / KEPT
