@@ -160,13 +160,14 @@ async def test_configurations_are_compared(
     size: tuple[int, int], settings: Settings, clients: Clients
 ) -> None:
     """Leaderboard, curves over seeds, another sweep beside it, another metric."""
-    for name, better in (("first", 0), ("second", 40)):
+    first, second = f"first-{size[0]}", f"second-{size[0]}"
+    for name, better in ((first, 0), (second, 40)):
         _learned(clients, name, better)
     app = console(settings)
     async with app.run_test(size=size) as pilot:
-        await until_shown(pilot, "▸ second", "first")
+        await until_shown(pilot, f"▸ {second}", first)
         await pilot.press("C")
-        await until_shown(pilot, "compare › second", "2 configurations", "algorithm=PPO", "4/4")
+        await until_shown(pilot, f"compare › {second}", "2 configurations", "algorithm=PPO", "4/4")
         await until_shown(pilot, "━━ algorithm=PPO (4)", "time steps", "quartiles", seconds=20)
         lines = text_of(app).splitlines()
         ranks = [line for line in lines if "algorithm=" in line and "/4" in line]
@@ -174,13 +175,13 @@ async def test_configurations_are_compared(
         assert "A2C" in ranks[1]
 
         await pilot.press("v")
-        await until_shown(pilot, "Compare second with", "first")
+        await until_shown(pilot, f"Compare {second} with", first)
         await pilot.press("tab", "tab", "enter")
-        await until_shown(pilot, "second versus first", "4 configurations")
+        await until_shown(pilot, f"{second} versus {first}", "4 configurations")
         await pilot.press("m")
         await until_shown(pilot, "Rank by", "mean_reward")
         await pilot.press("escape", "escape")
-        await until_shown(pilot, "2 sweeps")
+        await until_shown(pilot, f"▸ {second}")
 
 
 @SIZES

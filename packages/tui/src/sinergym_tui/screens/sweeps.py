@@ -56,7 +56,7 @@ class SweepsScreen(TableScreen[SweepState]):
     @property
     def sweep(self) -> str:
         """The sweep with the cursor."""
-        return self.table.key
+        return self.at_cursor
 
     @property
     def placeholder(self) -> str:

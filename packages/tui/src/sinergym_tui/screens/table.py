@@ -91,6 +91,15 @@ class TableScreen[T](ConsoleScreen):
         return self.query_one("#table", LiveTable)
 
     @property
+    def at_cursor(self) -> str:
+        """The key of the row with the cursor; "" for none, and while the screen comes or goes.
+
+        Keys, bindings and the poller ask at any time, also when it has no table yet or any more.
+        """
+        tables = self.query(LiveTable)
+        return tables.first().key if tables else ""
+
+    @property
     def prompt(self) -> Prompt:
         """Where the filter is typed."""
         return self.query_one(Prompt)
@@ -110,7 +119,7 @@ class TableScreen[T](ConsoleScreen):
     def chosen(self) -> list[str]:
         """The keys of the rows that are chosen; of the one with the cursor where none is."""
         marked = [key for row in self._rows if (key := self.key(row)) in self._marked]
-        return marked or ([self.table.key] if self.table.key else [])
+        return marked or ([self.at_cursor] if self.at_cursor else [])
 
     def paint(self, now: datetime) -> None:
         """Show the rows that the filter lets through, in their order."""
@@ -140,7 +149,7 @@ class TableScreen[T](ConsoleScreen):
             return bool(self.prompt.what or self._marked or self.crumbs)
         if action in {"filter", "sort_next", "sort_previous", "sort_reverse", "launch"}:
             return True
-        return True if self.table.key else None
+        return True if self.at_cursor else None
 
     def action_filter(self) -> None:
         """Type a filter."""
