@@ -274,9 +274,11 @@ def test_a_broken_newest_checkpoint_costs_the_steps_since_the_one_before(copy: P
 
     assert any(f"{last.path.name} is not whole" in line for line in lines)
     assert any(line.endswith(f"at {before.timesteps} timesteps") for line in lines)
-    assert result.timesteps == 2 * STEPS
-    # The episode that was interrupted is not there; the one after it is the first.
-    assert result.episodes == len(table(copy / "monitor.csv")) == 1
+    # The episode that was interrupted never ends, and its steps are there; two others end.
+    assert 0 < before.timesteps < STEPS
+    assert result.timesteps == before.timesteps + 2 * STEPS
+    assert result.episodes == 2
+    assert [int(row["l"]) for row in table(copy / "monitor.csv")] == [STEPS, STEPS]
     assert newest(copy / "checkpoints")
 
 

@@ -11,9 +11,9 @@ A checkpoint is a zip archive `checkpoint-<k>.zip` (stored, as its content hardl
     files/...            small files of the output folder, as they were then
 
 What is not in it: EnergyPlus cannot be saved in the middle of an episode. A resumed training
-begins a new episode, and the rest of the interrupted one is lost. Two trainings resumed from the
-same checkpoint are equal to the last digit; they differ from one that was never interrupted, as
-that one was inside an episode.
+begins a new episode, and the interrupted one never ends; `--episodes` counts those that do. Two
+trainings resumed from the same checkpoint are equal to the last digit; they differ from one that
+was never interrupted, as that one was inside an episode.
 """
 
 import base64

@@ -190,9 +190,8 @@ class _Learning:
     def _learn(self, model: BaseAlgorithm, vector: VecEnv, tracker: Tracker | None) -> Learned:
         options = self._options
         length = steps_per_episode(vector)
-        wanted = options.timesteps or options.episodes * length
         done = self._checkpoint.timesteps if self._checkpoint else 0
-        left = max(0, wanted - done)
+        left = self._left(done, length, vector.num_envs)
         running, unit = whole_units(model, left, vector.num_envs, episode_length=length)
         if running != left:
             self._say(
@@ -241,6 +240,21 @@ class _Learning:
             mean_reward=watching.mean_reward(),
             model=path,
         )
+
+    def _left(self, done: int, length: int, n_envs: int) -> int:
+        """The timesteps that are still to run, after `done` of them.
+
+        A resumed training begins new episodes (EnergyPlus cannot be saved inside of one), and
+        those that were interrupted never end. Who has asked for episodes gets them all the same:
+        the steps inside of the interrupted ones, which have been learned from, come on top.
+        """
+        options = self._options
+        if options.timesteps:
+            return max(0, options.timesteps - done)
+        whole = int(self._before.get("episodes", 0))
+        if whole < options.episodes // n_envs * n_envs:
+            return (options.episodes - whole) * length
+        return max(0, options.episodes * length - done)
 
     # What watches
 
