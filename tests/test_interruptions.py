@@ -123,6 +123,7 @@ def test_group_that_cannot_be_made_leaves_nothing(inert_cloud: OwnCloud, command
     assert command(*LAUNCH, env=inert_cloud.flags).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_status_costs_two_calls(inert_cloud: OwnCloud, command: Command) -> None:
     """However many VMs: members in one call, records in one call."""
     launched = command(*LAUNCH, env=inert_cloud.flags)
@@ -177,6 +178,7 @@ def test_a_sweep_that_exists_is_refused(inert_cloud: OwnCloud, command: Command)
     assert len(sweeps.status("killed", inert_cloud.clients).rows) == 3
 
 
+@pytest.mark.slow
 def test_google_without_project_or_credentials(command: Command) -> None:
     """On Google Cloud itself, what is missing is named, without a wait for any network."""
     no_project = command("gcloud-ops", "sweep", "list", timeout=30)

@@ -404,6 +404,7 @@ def test_switching_and_removing(empty: Clients) -> None:
     client.delete_alert_policy(name=theirs.name)
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_not_known_yet_is_waited_for(empty: Clients) -> None:
     """With a line of progress, and not for ever."""
     unknown = 'Cannot find metric(s) that match type = "custom.googleapis.com/x".'

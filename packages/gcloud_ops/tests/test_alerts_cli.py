@@ -246,6 +246,7 @@ def beat(clients: Clients, *, age: float) -> None:
     clients.monitoring("MetricServiceClient").create_time_series(request=request, retry=None)
 
 
+@pytest.mark.slow
 def test_a_tracking_server_that_falls_silent_is_told_once(
     ops: Run, monitored: Clients, hook: tuple[str, list[Any]]
 ) -> None:

@@ -41,6 +41,7 @@ def manager(
         ("-id", "-zo", "-tem", "-group", "-cmds"),
     ],
 )
+@pytest.mark.slow
 def test_flags(manager: Run, clients: Clients, template: str, flags: tuple[str, ...]) -> None:
     """Long and short names; several commands after one flag, each in its own quotes."""
     project, zone, template_name, group, commands = flags

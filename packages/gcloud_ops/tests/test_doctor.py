@@ -78,6 +78,7 @@ def test_the_number_of_calls_is_that_of_the_smallest_sweep(cloud: Clients) -> No
     assert counts[0] == counts[1]
 
 
+@pytest.mark.slow
 def test_an_empty_project_is_told_what_to_make(tmp_path: Path) -> None:
     """APIs, bucket, template: each names the command; what hangs on the template is not said."""
     with inert_cloud(tmp_path) as about:

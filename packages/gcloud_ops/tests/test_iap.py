@@ -257,6 +257,7 @@ async def test_a_session_that_is_forgotten(clients: Clients, instance: Instance)
                 assert await loop.sock_recv(sock, 10) == b""
 
 
+@pytest.mark.slow
 def test_a_sweep_without_public_addresses(clients: Clients, instance: Instance) -> None:
     """Launched, looked at, listened to and removed, over nothing but the relay."""
     sweep = Sweep.of_commands("hidden", ["train 1", "train 2"], template="inside")

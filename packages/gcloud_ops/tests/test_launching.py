@@ -68,6 +68,7 @@ def test_an_experiment_that_trains_is_no_stall(full: Clients) -> None:
     assert not [event for event in events if isinstance(event, Stalled)]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_cancelled_meanwhile(full: Clients) -> None:
     """The launch says that the group is gone, and ends, whatever its patience."""
     planned = launching.plan(over_ssh("gone", ["true 1", "true 2"]), full)
@@ -94,6 +95,7 @@ def test_a_cloud_that_does_not_answer_is_waited_for(full: Clients) -> None:
     assert launching.Waiting(reasons={launching.FOR_CLOUD: 1}) in events
 
 
+@pytest.mark.slow
 def test_a_full_zone_is_a_stall(full: Clients) -> None:
     """Where nobody trains and nothing moves, the patience counts; the sweep stays as it is."""
     ask(full, "capacity", {"capacity": 0})
@@ -107,6 +109,7 @@ def test_a_full_zone_is_a_stall(full: Clients) -> None:
     assert groups.get_group(full, "none") is not None
 
 
+@pytest.mark.slow
 def test_a_command_that_cannot_be_handed_over(full: Clients) -> None:
     """Its instance is removed, with the group that is empty then; record and error say why."""
     fault = {
@@ -166,6 +169,7 @@ def test_a_running_command_is_left_alone(clients: Clients, template: str) -> Non
     assert [now[e.id].state for e in sweep.experiments] == ["failed", "running", "finished"]
 
 
+@pytest.mark.slow
 def test_a_deletion_that_was_interrupted_is_repeated(full: Clients) -> None:
     """The manifest goes last: as long as anything is there, the sweep is found."""
     ask(full, "capacity", {"capacity": 0})

@@ -56,6 +56,7 @@ def test_start_and_join(surroundings: dict[str, str], base: Settings) -> None:
     assert os.getpgid(cloud.pid) != os.getpgid(0), "Ctrl-C here does not reach it"
 
 
+@pytest.mark.slow
 def test_many_starters_end_with_one_cloud(surroundings: dict[str, str]) -> None:
     """Four commands at once: the same process for all, and none other is left."""
     command = [
@@ -74,6 +75,7 @@ def test_many_starters_end_with_one_cloud(surroundings: dict[str, str]) -> None:
     assert len(pids) == 1
 
 
+@pytest.mark.slow
 def test_template_follows_the_tracking_server(
     surroundings: dict[str, str], base: Settings
 ) -> None:
@@ -136,6 +138,7 @@ def test_a_folder_that_cannot_be(surroundings: dict[str, str], tmp_path: Path) -
         local.ensure_cloud(surroundings)
 
 
+@pytest.mark.slow
 def test_mails_go_where_it_was_told_at_its_start(surroundings: dict[str, str]) -> None:
     """A cloud that runs can't learn of it, and an address that is none is named."""
     with pytest.raises(Unavailable, match="--smtp 'nowhere': HOST:PORT is expected"):

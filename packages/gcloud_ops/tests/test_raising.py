@@ -183,6 +183,7 @@ def test_a_regional_group_with_several_machine_types(cloud: Clients) -> None:
     assert groups.list_members(cloud, "wide", where=where) is None
 
 
+@pytest.mark.slow
 def test_what_is_there_is_left_alone(cloud: Clients) -> None:
     """The second call looks, and makes what went missing and nothing else."""
     manifest = manifest_of("twice", 3)
@@ -201,6 +202,7 @@ def test_what_is_there_is_left_alone(cloud: Clients) -> None:
     groups.delete_group(cloud, "twice")
 
 
+@pytest.mark.slow
 def test_two_laptops_at_once(cloud: Clients) -> None:
     """Both end well, and there is one group with one member for each experiment."""
     manifest = manifest_of("both", 4)

@@ -103,6 +103,7 @@ def content_of(clients: Clients, sweep: str, number: int) -> Mapping[str, Any]:
     return read
 
 
+@pytest.mark.slow
 def test_what_failed_runs_again_and_what_runs_is_left_alone(cloud: Clients) -> None:
     """The records ask for it, the marker is gone, and each has an instance again."""
     launch(cloud, "mixed", 5)
@@ -175,6 +176,7 @@ def test_what_cannot_be_chosen(cloud: Clients) -> None:
     sweeps.cancel("choosy", cloud)
 
 
+@pytest.mark.slow
 def test_what_never_began(cloud: Clients) -> None:
     """`missing` needs no record; who has one is another matter."""
     launch(cloud, "lacking", 3)
@@ -191,6 +193,7 @@ def test_what_never_began(cloud: Clients) -> None:
     sweeps.cancel("lacking", cloud)
 
 
+@pytest.mark.slow
 def test_two_laptops_ask_at_once(cloud: Clients) -> None:
     """One of them reopens each record; there is one attempt more, and one instance."""
     launch(cloud, "rivals", 3)
@@ -282,6 +285,7 @@ def test_some_are_cancelled_and_the_others_go_on(cloud: Clients) -> None:
     sweeps.cancel("partly", cloud)
 
 
+@pytest.mark.slow
 def test_over_ssh_only_with_our_key(cloud: Clients, tmp_path: Path) -> None:
     """Another's launch would be given up, experiment by experiment: it is not gone on with."""
     sweep = Sweep.of_commands("keyed", ["true"], dispatch=Dispatch.SSH)

@@ -107,6 +107,7 @@ def _running(folder: Path) -> Iterator[Cloud]:
         yield Cloud(clients, Wanted.of(clients, image="example/trainer:1", iap=True))
 
 
+@pytest.mark.slow
 def test_up_twice_then_down(fresh: Cloud) -> None:
     """A plan first; the second `up` only reads; `down` keeps the data, or leaves nothing."""
     empty = _inventory(fresh)

@@ -207,6 +207,7 @@ def test_the_buckets_clock_is_asked_once(watched: Clients) -> None:
 # ------------------------------------------------------------------------- on a cloud
 
 
+@pytest.mark.slow
 def test_a_watch_marks_and_signals_what_died(watched: Clients, monitoring: Monitoring) -> None:
     """One finished, one silent with its VM gone, one that never said a word."""
     put(watched, manifest_of("died", 2), first="finished", second="running")
@@ -343,6 +344,7 @@ def test_a_marker_of_an_earlier_sweep_does_not_count(
     assert len(monitoring.labels(SWEEP_FINISHED, "again")) == 1
 
 
+@pytest.mark.slow
 def test_a_command_that_was_not_handed_over_is_signalled(
     monitoring: Monitoring, tmp_path: Path
 ) -> None:
@@ -394,6 +396,7 @@ def test_points_go_two_hundred_at_a_time(watched: Clients, monitoring: Monitorin
     assert monitoring.labels(EXPERIMENT_FINISHED, "large") == series
 
 
+@pytest.mark.slow
 def test_monitoring_is_waited_for_and_given_up(watched: Clients, monitoring: Monitoring) -> None:
     """What passes is tried again for a while; another try that is refused was too much."""
     unavailable, invalid = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT

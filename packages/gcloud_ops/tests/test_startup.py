@@ -106,6 +106,7 @@ def test_log_in_only_to_googles_registries(image: str, registry: str | None) -> 
 
 
 @given(VARIABLES)
+@pytest.mark.slow
 def test_every_variable_arrives(variables: dict[str, str]) -> None:
     """Whatever a value holds, the environment file says it, one line each."""
     text = cloud_init(ContainerSpec(image=IMAGE, environment=variables))

@@ -179,6 +179,7 @@ def test_a_template_for_the_tracking_server(
     }
 
 
+@pytest.mark.slow
 def test_a_refusal_is_one_line(answers: Any) -> None:
     """On standard error, whatever Google's clients log about it."""
     answers.say((200, address()), answers.error(403, "accessNotConfigured", "disabled"))

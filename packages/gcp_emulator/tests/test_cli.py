@@ -119,6 +119,7 @@ def test_life_of_a_cloud(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_ends_on_sigterm_with_what_runs(tmp_path: Path) -> None:
     """SIGTERM ends instances, companions and the cloud, and exits with 0."""
     with serving(tmp_path, "--companion", COMPANION, "--boot-seconds", "0") as process:
@@ -128,6 +129,7 @@ def test_ends_on_sigterm_with_what_runs(tmp_path: Path) -> None:
     assert not alive(cloud["companions"]["web"]["pid"])
 
 
+@pytest.mark.slow
 def test_a_companion_keeps_its_address(tmp_path: Path) -> None:
     """The cloud's next start finds it at the same port: what was written down stays true."""
     urls = []
@@ -138,6 +140,7 @@ def test_a_companion_keeps_its_address(tmp_path: Path) -> None:
     assert urls[0] == urls[1]
 
 
+@pytest.mark.slow
 def test_a_killed_cloud_is_cleaned_up_after(tmp_path: Path) -> None:
     """After SIGKILL, the next cloud starts, and ends the companion that was left."""
     with serving(tmp_path, "--companion", COMPANION) as process:
@@ -153,6 +156,7 @@ def test_a_killed_cloud_is_cleaned_up_after(tmp_path: Path) -> None:
         assert known(tmp_path)["pid"] == process.pid
 
 
+@pytest.mark.slow
 def test_ends_when_idle(tmp_path: Path) -> None:
     """Without instance or request for so long, the cloud ends by itself."""
     with serving(tmp_path, "--idle-minutes", "0.01") as process:
@@ -182,6 +186,7 @@ def test_requests_and_instances_keep_it_up(tmp_path: Path) -> None:
         assert process.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Wrong options exit with 2, a cloud that can't start with 1; one line, nothing made."""
     for words in (
@@ -232,6 +237,7 @@ def test_help_is_fast() -> None:
     assert loaded.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_open_files_for_many_instances(tmp_path: Path) -> None:
     """A low soft limit of open files is raised, as far as the hard one allows."""
     command = shlex.join([*COMMAND, "serve", "--folder", str(tmp_path), "--engine", "inert"])

@@ -79,6 +79,7 @@ async def test_a_machine_that_cannot_be_made(
 
 
 @pytest.mark.parametrize("which", ["ssh_port", "metadata_port"])
+@pytest.mark.slow
 async def test_a_port_that_somebody_took(
     tmp_path: Path, which: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -456,6 +456,7 @@ def test_api_can_be_disabled(tmp_path: Path) -> None:
         clients.close()
 
 
+@pytest.mark.slow
 def test_new_metric_takes_its_time(tmp_path: Path) -> None:
     """Until then policies can't be made for it, in Google's words."""
     with running(tmp_path / "cloud", descriptor_seconds=1.0) as cloud:

@@ -372,6 +372,7 @@ STEPS = st.lists(
 
 @settings(max_examples=25, deadline=None)
 @given(steps=STEPS)
+@pytest.mark.slow
 def test_a_group_ends_up_as_wanted(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int | None]]
 ) -> None:

@@ -774,6 +774,7 @@ def test_mutation_limit(tmp_path: Path) -> None:
     thread.join(10)
 
 
+@pytest.mark.slow
 def test_a_listing_of_a_thousand_records_is_fast(server: Server, bucket: storage.Bucket) -> None:
     """1,000 objects with metadata of 1 KB are listed in well under a tenth of a second."""
 

@@ -565,6 +565,7 @@ async def test_containers_die_with_a_killed_emulator(tmp_path: Path) -> None:
     await eventually(lambda: not living(f"WHOSE={tmp_path}"))
 
 
+@pytest.mark.slow
 async def test_inert_machines_are_many_and_fast(make: Make) -> None:
     """200 inert VMs boot, are dispatched to in parallel, and are gone, within seconds."""
     engine = InertEngine()

@@ -89,6 +89,7 @@ def sac(_one_thread: None) -> Any:
 
 
 @pytest.mark.parametrize(("envs", "steps"), [(1, 40), (1, 100), (2, 100)])
+@pytest.mark.slow
 def test_all_of_an_off_policy_model_comes_back(tmp_path: Path, envs: int, steps: int) -> None:
     """Weights, buffer, counters, statistics and generators are as they were when it was saved."""
     model = learned_sac(envs, steps, normalized=True)
@@ -156,6 +157,7 @@ def test_only_filled_rows_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("model", "how"), [(PPO, PPO_SMALL), (SAC, SAC_SMALL)])
+@pytest.mark.slow
 def test_checkpoints_change_nothing(model: Any, how: Any, tmp_path: Path) -> None:
     """A training with checkpoints ends with the weights of one without, to the last bit."""
     said: list[str] = []

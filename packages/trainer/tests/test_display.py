@@ -99,6 +99,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize("columns", [120, 80, 60, 20])
+@pytest.mark.slow
 def test_a_terminal_has_one_line_with_the_bar_below_the_messages(columns: int) -> None:
     """Whatever else is printed: all messages stay above, and nothing of the bar at the end."""
     written, remaining = on_terminal(columns)
@@ -121,6 +122,7 @@ def test_a_terminal_has_one_line_with_the_bar_below_the_messages(columns: int) -
     assert len(bars) < 40
 
 
+@pytest.mark.slow
 def test_colours_are_left_out_when_asked() -> None:
     """With NO_COLOR the bar is there, without a colour."""
     written, remaining = on_terminal(80, NO_COLOR="1")
@@ -130,6 +132,7 @@ def test_colours_are_left_out_when_asked() -> None:
     assert not re.search(rb"\x1b\[[0-9;]*[39][0-7]m", written)
 
 
+@pytest.mark.slow
 def test_a_dumb_terminal_gets_plain_lines() -> None:
     """As a pipe does."""
     written, _ = on_terminal(80, TERM="dumb")
@@ -138,6 +141,7 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
     assert f"{PREFIX}done".encode() in written
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_whole_lines_and_nothing_else() -> None:
     """No escape codes, no carriage returns; lines of progress, few, between the messages."""
     done = subprocess.run(

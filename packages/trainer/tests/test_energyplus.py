@@ -100,6 +100,7 @@ def test_an_episode_ends_with_energyplus_and_silently(
     assert not [thread for thread in threading.enumerate() if thread.name == CONTINUOUS]
 
 
+@pytest.mark.slow
 def test_a_broken_building_is_an_error_with_what_energyplus_says(
     make: Make, tmp_path: Path
 ) -> None:

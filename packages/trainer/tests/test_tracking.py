@@ -156,6 +156,7 @@ def silent_server() -> Iterator[str]:
 # Without a server.
 
 
+@pytest.mark.slow
 def test_handing_over_costs_microseconds_and_the_end_seconds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], until: Until
 ) -> None:
@@ -338,6 +339,7 @@ def test_a_run_goes_on_with_its_file_and_sets_anothers_aside(tmp_path: Path) -> 
 
 @given(key=st.text(max_size=300))
 @settings(deadline=None)
+@pytest.mark.slow
 def test_every_name_is_made_one_that_mlflow_takes(key: str) -> None:
     """MLflow's own check of names is the judge."""
     from mlflow.utils.validation import _validate_metric

@@ -57,6 +57,7 @@ def sweep_file(folder: Path, name: str, text: str = "") -> Path:
 
 
 @SIZES
+@pytest.mark.slow
 async def test_a_sweep_is_launched_watched_and_read(
     size: tuple[int, int], settings: Settings, clients: Clients, tmp_path: Path
 ) -> None:
@@ -162,6 +163,7 @@ async def test_a_running_sweep_is_cancelled_by_its_name_and_then_deleted(
     assert sweeps.list_sweeps(clients) == ()
 
 
+@pytest.mark.slow
 async def test_read_only_refuses_keys_and_core(settings: Settings, clients: Clients) -> None:
     """Every change is refused twice; looking goes on."""
     launch(clients, "kept")
@@ -194,6 +196,7 @@ async def test_read_only_refuses_keys_and_core(settings: Settings, clients: Clie
 
 
 @SIZES
+@pytest.mark.slow
 async def test_hostile_text_is_shown_as_text(
     size: tuple[int, int], settings: Settings, clients: Clients
 ) -> None:

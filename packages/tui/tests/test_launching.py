@@ -118,6 +118,7 @@ async def test_form_and_text_are_two_views_of_one_sweep(
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"name: x\nbase: '\x1b]0;t\x07[red]'\n"])
+@pytest.mark.slow
 async def test_a_strange_file_does_no_harm(
     content: bytes, settings: Settings, clients: Clients, tmp_path: Path
 ) -> None:

@@ -231,6 +231,7 @@ def place(name: str) -> tuple[ConsoleScreen | RehearsalScreen, tuple[str, ...], 
         "rehearsal",
     ],
 )
+@pytest.mark.slow
 async def test_a_place_looks_as_it_did(
     name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

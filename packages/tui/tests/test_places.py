@@ -37,6 +37,7 @@ def inbox(settings: Settings) -> list[dict[str, Any]]:
 
 
 @SIZES
+@pytest.mark.slow
 async def test_the_doctor_says_what_is_amiss_and_what_to_do(
     size: tuple[int, int], settings: Settings
 ) -> None:
@@ -138,6 +139,7 @@ async def test_a_channel_is_added_and_verified_and_its_secret_never_shown(
         alerting.remove(Fleet(clients), one)
 
 
+@pytest.mark.slow
 async def test_what_cannot_be_an_address_is_said_in_the_form(settings: Settings) -> None:
     """Before anything is asked; Escape adds nothing."""
     app = console(settings)
@@ -156,6 +158,7 @@ async def test_what_cannot_be_an_address_is_said_in_the_form(settings: Settings)
 
 
 @SIZES
+@pytest.mark.slow
 async def test_configurations_are_compared(
     size: tuple[int, int], settings: Settings, clients: Clients
 ) -> None:
@@ -185,6 +188,7 @@ async def test_configurations_are_compared(
 
 
 @SIZES
+@pytest.mark.slow
 async def test_a_mishap_is_rehearsed(
     size: tuple[int, int], settings: Settings, clients: Clients
 ) -> None:
@@ -212,6 +216,7 @@ async def test_a_mishap_is_rehearsed(
     groups.delete_group(clients, name)
 
 
+@pytest.mark.slow
 async def test_hostile_text_is_harmless_in_these_places(
     settings: Settings, clients: Clients
 ) -> None:
@@ -236,6 +241,7 @@ async def test_hostile_text_is_harmless_in_these_places(
     alerting.remove(Fleet(clients), made)
 
 
+@pytest.mark.slow
 async def test_read_only_offers_none_of_it_and_refuses_all(
     settings: Settings, clients: Clients
 ) -> None:

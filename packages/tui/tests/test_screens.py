@@ -95,6 +95,7 @@ async def go_in(pilot: Pilot[Any]) -> None:
 
 
 @SIZES
+@pytest.mark.slow
 async def test_rows_are_filtered_ordered_and_chosen(
     size: tuple[int, int], study: Settings
 ) -> None:
@@ -162,6 +163,7 @@ async def test_an_experiment_shows_all_that_is_known(
 
 
 @SIZES
+@pytest.mark.slow
 async def test_logs_are_merged_searched_filtered_and_saved(
     size: tuple[int, int], study: Settings, tmp_path: Path
 ) -> None:
@@ -205,6 +207,7 @@ async def test_logs_are_merged_searched_filtered_and_saved(
         await until_shown(pilot, "chosen")
 
 
+@pytest.mark.slow
 async def test_some_are_cancelled_and_run_again(study: Settings) -> None:
     """The question names them; Cancel has the focus; what was chosen is done, and no more."""
     clients = Clients.connect(study)

@@ -152,6 +152,7 @@ async def test_a_click_puts_the_cursor_on_a_row() -> None:
         assert app.table.key == "a3"
 
 
+@pytest.mark.slow
 async def test_the_log_follows_until_somebody_scrolls_up() -> None:
     """Scrolling up pauses, coming back to the end follows again; nothing fights the scroll."""
     app = Stage()

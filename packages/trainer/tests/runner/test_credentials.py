@@ -169,6 +169,7 @@ def test_trouble_that_passes_is_waited_for(cloud: Any, secrets: Secrets) -> None
     assert (len(secrets.asked), lines) == (3, [])
 
 
+@pytest.mark.slow
 def test_nobody_who_answers(cloud: Any, secrets: Secrets) -> None:
     """Neither Secret Manager nor a metadata server: one line, when the time is over."""
     secrets.address = "http://127.0.0.1:9/"

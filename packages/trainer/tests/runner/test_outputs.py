@@ -61,6 +61,7 @@ def test_what_leaves_the_folder_is_not_followed(cloud: Any, bucket: Any, tmp_pat
     assert (result.failed, result.skipped) == ({}, ("new\nline",))
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_sent_again(cloud: Any, bucket: Any, tmp_path: Path) -> None:
     """The second pass sends nothing; a changed file is sent, also with its size and time kept."""
     uploader = Uploader(lambda: bucket, tmp_path, {"": "o/", "tensorboard/": "t/"})
@@ -98,6 +99,7 @@ def test_several_at_a_time(cloud: Any, bucket: Any, tmp_path: Path) -> None:
     assert 2 <= cloud.most_at_once <= 4
 
 
+@pytest.mark.slow
 def test_passing_trouble_is_tried_again(cloud: Any, bucket: Any, tmp_path: Path) -> None:
     """A burst of 503 costs time, not files: one pass waits it out."""
     (tmp_path / "x").write_text("x")
@@ -163,6 +165,7 @@ def test_checkpoints_and_models_go_first(cloud: Any, bucket: Any, tmp_path: Path
     assert set(result.failed) == set(others)
 
 
+@pytest.mark.slow
 def test_a_file_replaced_on_its_way(cloud: Any, bucket: Any, tmp_path: Path) -> None:
     """The object is the old file or the new one, and after another pass the new one."""
     old, new = os.urandom(20 << 20), os.urandom(18 << 20)

@@ -130,6 +130,7 @@ def save(model: Any, folder: Path, number: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_tree_comes_back(emulator: Emulator, tmp_path: Path) -> None:
     """What was uploaded is fetched as it was; names that leave the folder are left out."""
     files = {"a": b"", "b/c.zip": b"zip", "b/ü %2F?#.csv": b"csv", "big": os.urandom(10 << 20)}
@@ -157,6 +158,7 @@ def test_a_tree_comes_back(emulator: Emulator, tmp_path: Path) -> None:
         download_tree("nowhere", "x", down)
 
 
+@pytest.mark.slow
 def test_a_bucket_is_tried_before_the_training(
     emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +206,7 @@ def test_outputs_follow_in_the_background(emulator: Emulator, tmp_path: Path) ->
     assert emulator.objects()["x/output/progress.csv"] == b"one"
 
 
+@pytest.mark.slow
 def test_the_newest_whole_checkpoint_is_fetched(
     emulator: Emulator, tmp_path: Path, model: Any
 ) -> None:
@@ -235,6 +238,7 @@ def test_the_newest_whole_checkpoint_is_fetched(
     assert from_bucket("bucket", PREFIX, tmp_path / "third") is None
 
 
+@pytest.mark.slow
 def test_a_bucket_that_stays_away_is_an_error(
     emulator: Emulator, tmp_path: Path, model: Any
 ) -> None:

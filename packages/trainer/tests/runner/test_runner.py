@@ -183,6 +183,7 @@ def test_cancelled_from_outside(cloud: Any, new_vm: NewVm) -> None:
     assert removal_of("quick-0001") in cloud.calls
 
 
+@pytest.mark.slow
 def test_a_deleted_sweep_does_not_come_back(cloud: Any, new_vm: NewVm) -> None:
     """Once the record is seen to be gone nothing is uploaded any more, and the VM goes."""
     vm = new_vm()
@@ -213,6 +214,7 @@ def test_another_vm_took_over(cloud: Any, new_vm: NewVm) -> None:
     assert cloud.calls == []
 
 
+@pytest.mark.slow
 def test_what_has_ended_never_runs_again(cloud: Any, new_vm: NewVm) -> None:
     """A final record stays as it is; the VM only removes itself."""
     states = ["finished", "failed", "cancelled", "idle"]
@@ -231,6 +233,7 @@ def test_what_has_ended_never_runs_again(cloud: Any, new_vm: NewVm) -> None:
     assert vms[0].submit("echo x").returncode == 4
 
 
+@pytest.mark.slow
 def test_preemption_and_the_next_attempt(cloud: Any, new_vm: NewVm) -> None:
     """SIGTERM reaches the command, the record stays open, and a new VM takes attempt 2."""
     cloud.preempted = "TRUE"
@@ -260,6 +263,7 @@ def test_preemption_and_the_next_attempt(cloud: Any, new_vm: NewVm) -> None:
     assert first.output.startswith(cloud.log(attempt=1))
 
 
+@pytest.mark.slow
 def test_a_command_that_hears_of_the_end_first(cloud: Any, new_vm: NewVm) -> None:
     """A machine that goes down may end the command before the runner: that is no failure.
 

@@ -390,6 +390,7 @@ def test_monitoring_that_comes_back_gets_all(
     assert b"trying again" in vm.output
 
 
+@pytest.mark.slow
 def test_a_lost_answer_is_no_second_point(
     cloud: Any, new_vm: NewVm, monitoring: Monitoring
 ) -> None:
@@ -405,6 +406,7 @@ def test_a_lost_answer_is_no_second_point(
     assert cloud.record()["signal"] is None
 
 
+@pytest.mark.slow
 def test_monitoring_that_stays_away_is_said_in_the_record(
     cloud: Any, new_vm: NewVm, monitoring: Monitoring
 ) -> None:

@@ -154,6 +154,7 @@ def test_others_keep_the_group(cloud: Any) -> None:
     assert cloud.group_size == 2
 
 
+@pytest.mark.slow
 def test_gone_already_is_success(cloud: Any) -> None:
     """A group that is gone is what was wanted."""
     cloud.group_size = None
@@ -161,6 +162,7 @@ def test_gone_already_is_success(cloud: Any) -> None:
     assert removed(cloud)[0]
 
 
+@pytest.mark.slow
 def test_passing_trouble_is_tried_again(cloud: Any) -> None:
     """A 503 is waited out, with the same request id; so is a group that is busy."""
     cloud.compute_failing = 1
