@@ -290,7 +290,8 @@ def test_a_dry_run_makes_nothing(ops: Run, named: str, clients: Clients) -> None
 
     assert told.code == 0, told.err
     assert "n2-highcpu-8 or e2-standard-4 in europe-west1-b or europe-west1-c" in told.err
-    assert re.search(r"cost: \$\S+ an hour for all as Spot VMs \(on demand \$", told.err)
+    cost = r"cost: \$\S+ an hour for each, \$\S+ for all as Spot VMs \(on demand \$"
+    assert re.search(cost, told.err)
     assert "(each VM ends after 10 h)" in told.err
     assert (data["spot"], data["seconds"], data["zones"]) == (True, 36000, [])
     assert data["retry"]["times"] == 2

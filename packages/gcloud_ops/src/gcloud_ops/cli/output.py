@@ -432,9 +432,11 @@ def cost_of_plan(cost: PlanCost) -> str:
     """What a plan costs, in a line."""
     if cost.hourly is None or cost.hourly_all is None:
         return f"cost: not known, {cost.unknown} has no price in the table of {cost.priced}"
-    text = f"cost: {dollars(cost.hourly_all)} an hour for all"
+    text = f"cost: {dollars(cost.hourly)} an hour for each, {dollars(cost.hourly_all)} for all"
     if cost.spot and cost.hourly_standard is not None:
         text += f" as Spot VMs (on demand {dollars(cost.hourly_standard * cost.count)})"
+    elif not cost.spot and cost.hourly_spot is not None:
+        text += f" (as Spot VMs {dollars(cost.hourly_spot * cost.count)})"
     if cost.expected is not None:
         text += f", about {dollars(cost.expected)} at {cost.hours:g} h each"
     if cost.at_most is not None and cost.seconds is not None:
