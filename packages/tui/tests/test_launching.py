@@ -132,3 +132,46 @@ async def test_a_strange_file_does_no_harm(
         await until_shown(pilot, "can't be read" if content[0] == 0xFF else "[red]")
         assert text_of(app).replace("\n", "").isprintable()
     assert groups.get_group(clients, "x") is None
+
+
+@SIZES
+@pytest.mark.slow
+async def test_a_file_is_found(size: tuple[int, int], settings: Settings, tmp_path: Path) -> None:
+    """By moving, by a part of its name, by a path; what is there is listed once, as it is."""
+    examples, other = tmp_path / "examples", tmp_path / "other"
+    examples.mkdir()
+    other.mkdir()
+    for name in ("one", "two"):
+        (examples / f"{name}.yaml").write_text(f"# What {name} does.\nname: {name}\nbase: a\n")
+    (examples / "notes.txt").write_text("not a sweep")
+    (other / "odd\x1b]0;t\x07[red].yml").write_text("name: odd\nbase: b\n")
+    app = console(settings, folder=tmp_path)
+    async with app.run_test(size=size) as pilot:
+        await until_shown(pilot, "no sweeps yet")
+        await pilot.press("l")
+        await until_shown(pilot, "Launch a sweep")
+        await pilot.press("ctrl+o")
+        await until_shown(pilot, "one.yaml", "What one does.", "two.yaml", "../")
+        shown = text_of(app)
+        assert [shown.count(name) for name in ("one.yaml", "two.yaml", "notes.txt")] == [1, 1, 0]
+        await pilot.press("down", "enter")
+        await until_shown(pilot, "launch › two.yaml")
+
+        await pilot.press("ctrl+o")
+        await until_shown(pilot, "What one does.")
+        await pilot.press(*"nothing", "enter")
+        await until_shown(pilot, "no sweep file of that name here")
+        await pilot.press("ctrl+u", *"nowhere/")
+        await until_shown(pilot, "No such file or directory")
+        await pilot.press("ctrl+u")
+        await until_shown(pilot, "examples/", "other/")
+        await pilot.press(*"oth", "enter")
+        await until_shown(pilot, "odd[red].yml")
+        await pilot.press("enter")
+        await until_shown(pilot, "launch › odd[red].yml")
+        assert text_of(app).replace("\n", "").isprintable()
+
+        await pilot.press("ctrl+o")
+        await until_shown(pilot, "Open a sweep file")
+        await pilot.press("escape")
+        await until_shown(pilot, "launch › odd[red].yml")
