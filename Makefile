@@ -65,7 +65,7 @@ check: $(STAMP)  ## format, lint, types, import contracts, the lock
 
 .PHONY: chaos
 chaos: $(STAMP)  ## 500 random schedules of mishaps (CHAOS_SEED=... plays the same again)
-	@CHAOS_SCHEDULES=$${CHAOS_SCHEDULES:-500} CHAOS_SHARDS=6 $(RUN)pytest tests/chaos -s -n 6 --dist load
+	@CHAOS_SCHEDULES=$${CHAOS_SCHEDULES:-500} CHAOS_SHARDS=6 $(RUN)pytest tests/chaos -s -n 6 --dist loadgroup
 
 .PHONY: bench
 bench: $(STAMP)  ## measure, beside the baseline and the limit
