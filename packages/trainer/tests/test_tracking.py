@@ -816,6 +816,37 @@ def test_a_run_that_the_checkpoint_did_not_know_is_found(
     assert steps_of(client, second.run.run_id, "m") == [1, 2, 3]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["server", "file"])
+def test_an_attempt_that_died_without_a_checkpoint_does_not_run_for_ever(
+    store: str, mlflow_server: str, tmp_path: Path, until: Until
+) -> None:
+    """The next one begins anew, with a run of its own, and ends the other; no third one's."""
+    uri = mlflow_server if store == "server" else f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = client_of(uri)
+
+    def attempt(number: int, of: str = "s-0001") -> tuple[Tracker, str]:
+        who = {"sweep": "s", "experiment": of, "attempt": str(number)}
+        made = make_tracker(
+            uri, tmp_path / f"{of}-{number}.jsonl", experiment=f"dead-{store}", tags=who
+        )
+        run = until(lambda: made.run, 30)
+        return made, run.run_id
+
+    neighbour, other = attempt(1, of="s-0002")
+    dead, first = attempt(1)
+    second, new = attempt(2)
+
+    assert second.close() == 0
+    assert client.get_run(new).info.status == "FINISHED"
+    assert client.get_run(other).info.status == "RUNNING"
+    left = client.get_run(first)
+    assert left.info.status == "KILLED"
+    assert left.data.tags["superseded-by"] == new
+    neighbour.close()
+    dead.close()
+
+
 def test_a_resumed_training_forgets_what_it_runs_again(tmp_path: Path) -> None:
     """Of what waits, that of later steps goes; what the checkpoint kept comes first, once."""
     path = tmp_path / NAME

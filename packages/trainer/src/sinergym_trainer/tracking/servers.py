@@ -71,6 +71,9 @@ class Server(Protocol):
     def find(self, experiment_id: str, token: str) -> str | None:
         """Return the id of the run with our tag, or None."""
 
+    def running(self, experiment_id: str, tags: Mapping[str, str]) -> list[str]:
+        """Return the ids of the runs with these tags that nobody has ended."""
+
     def create(self, experiment_id: str, head: Head) -> str:
         """Make a run; return its id."""
 
@@ -130,8 +133,13 @@ def attach(server: Server, head: Head, *, reopen: bool, search: bool) -> StoredR
         found = server.find(experiment_id, head.token) if search else None
         stored = server.run(found) if found else None
     if stored is None:
+        dead = _dead(server, experiment_id, head)
+        run_id = server.create(experiment_id, head)
+        for each in dead:
+            server.log(each, tags={"superseded-by": run_id})
+            server.update(each, "KILLED", head.started)
         return StoredRun(
-            run_id=server.create(experiment_id, head),
+            run_id=run_id,
             experiment_id=experiment_id,
             status="RUNNING",
             parameters=frozenset(),
@@ -143,10 +151,25 @@ def attach(server: Server, head: Head, *, reopen: bool, search: bool) -> StoredR
     return stored
 
 
+def _dead(server: Server, experiment_id: str, head: Head) -> list[str]:
+    """Runs of this experiment's earlier attempts that died before they had a checkpoint."""
+    who = {name: head.tags.get(name, "") for name in ("sweep", "experiment")}
+    is_first = head.tags.get("attempt", "1") == "1"
+    if is_first or not all(who.values()) or any("'" in value for value in who.values()):
+        return []
+    return server.running(experiment_id, who)
+
+
 def next_parameters(parameters: Mapping[str, str], done: set[str]) -> dict[str, str]:
     """Return as many parameters as a request takes, of those not done yet."""
     left = [pair for pair in parameters.items() if pair[0] not in done]
     return dict(left[:PARAMETERS_PER_REQUEST])
+
+
+def _are_running(tags: Mapping[str, str]) -> str:
+    """A filter of MLflow's, which knows no escape: the tags' values have no quotes."""
+    given = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+    return " and ".join(["attributes.status = 'RUNNING'", *given])
 
 
 def _needs_mlflow() -> bool:
@@ -245,6 +268,11 @@ class _Http:
         }
         runs = self._post("runs/search", query).get("runs", ())
         return str(runs[0]["info"]["run_id"]) if runs else None
+
+    def running(self, experiment_id: str, tags: Mapping[str, str]) -> list[str]:
+        query = {"experiment_ids": [experiment_id], "filter": _are_running(tags)}
+        runs = self._post("runs/search", query).get("runs", ())
+        return [str(run["info"]["run_id"]) for run in runs]
 
     def create(self, experiment_id: str, head: Head) -> str:
         body = {
@@ -377,6 +405,11 @@ class _Client:
             [experiment_id], f"tags.`{_TOKEN}` = '{token}'", max_results=1
         )
         return str(runs[0].info.run_id) if runs else None
+
+    def running(self, experiment_id: str, tags: Mapping[str, str]) -> list[str]:
+        self._before()
+        runs = self._client.search_runs([experiment_id], _are_running(tags))
+        return [str(run.info.run_id) for run in runs]
 
     def create(self, experiment_id: str, head: Head) -> str:
         self._before()
