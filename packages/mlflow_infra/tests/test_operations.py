@@ -304,8 +304,13 @@ def test_an_answer_that_is_no_json(told: Told) -> None:
 def test_waiting_for_health_ends(told: Told) -> None:
     """When the server is well; or when the time is up, with its last answer."""
     told.answers["/health"] = (503, "starting")
+    answers: list[str] = []
     with pytest.raises(Unavailable, match="503 starting"):
-        operations.wait_until_healthy(told.uri, seconds=0.5)
+        operations.wait_until_healthy(
+            told.uri, seconds=0.5, waiting=lambda _passed, last: answers.append(last)
+        )
+    assert all("503 starting" in answer for answer in answers)
+    assert answers
 
     told.answers["/health"] = (200, "OK")
 

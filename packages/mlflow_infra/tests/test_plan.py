@@ -77,8 +77,11 @@ def test_up_twice_then_down_and_up_and_down_with_the_data(cloud: Any) -> None:
     """The second `up` only reads; `down` keeps the data; with them nothing is left."""
     empty = _inventory(cloud)
     events: list[Event] = []
+    assert not look(cloud.clients, cloud.infra).has_server
+    assert look(cloud.clients, cloud.infra).removed(delete_data=True) == ()
     made = up(cloud.clients, cloud.infra, tell=events.append)
     assert made.is_complete
+    assert made.has_server
     assert {one.state for one in made.findings} == {"there"}
     count = len(made.findings)
     assert [one.position for one in events if isinstance(one, Begun)] == [*range(1, count + 1)]
@@ -95,7 +98,13 @@ def test_up_twice_then_down_and_up_and_down_with_the_data(cloud: Any) -> None:
     assert _changing(cloud.calls()) == {}
     assert _inventory(cloud) == complete
 
+    going = made.removed(delete_data=False)
+    assert len(made.removed(delete_data=True)) == count - 1  # the APIs stay
+    begun = len(events)
     kept = down(cloud.clients, cloud.infra, delete_data=False, tell=events.append)
+    told = [one.what for one in events[begun:] if isinstance(one, Done)]
+    assert sorted(told) == sorted(["APIs", *(one.what for one in going)])
+    assert not kept.has_server
     states = {one.what: one.state for one in kept.findings if one.holds_data}
     assert set(states.values()) == {"there"}
     assert _inventory(cloud)["servers"] == []

@@ -27,7 +27,14 @@ from gcloud_ops.resources import (
     remove_all,
 )
 from mlflow_infra.prices import PRICES, Prices
-from mlflow_infra.resources import Place, Priced, find_address, latest_version, ordered
+from mlflow_infra.resources import (
+    Place,
+    Priced,
+    Server,
+    find_address,
+    latest_version,
+    ordered,
+)
 from mlflow_infra.wanted import Infrastructure
 
 __all__ = [
@@ -59,6 +66,16 @@ class Plan(resources.Plan[Finding]):
     """What was found, in the order in which it is made, and what it costs."""
 
     prices: Prices = PRICES
+    has_server: bool = False
+    """Whether the server's VM is there, in whatever state."""
+
+    def removed(self, *, delete_data: bool) -> tuple[Finding, ...]:
+        """What `down` would remove: all that is there, but for the APIs, and perhaps the data."""
+        return tuple(
+            one
+            for one in self.findings[1:]
+            if one.state != "missing" and (delete_data or not one.holds_data)
+        )
 
     @property
     def monthly(self) -> float:
@@ -88,10 +105,14 @@ def look(
     """
     place = _place(clients, infra)
     wanted = ordered(place, database_password=database_password)
-    findings = tuple(
-        _finding(resource, seen, prices) for resource, seen in observe_all(place, wanted)
+    observed = tuple(observe_all(place, wanted))
+    return Plan(
+        findings=tuple(_finding(resource, seen, prices) for resource, seen in observed),
+        prices=prices,
+        has_server=any(
+            isinstance(resource, Server) and seen.state != "missing" for resource, seen in observed
+        ),
     )
-    return Plan(findings=findings, prices=prices)
 
 
 def up(

@@ -7,7 +7,7 @@ https://cloud.google.com/monitoring/api/ref_v3/rest/v3/projects.alerts
 import json
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -157,24 +157,36 @@ def signal(clients: Clients) -> Signal:
 
 
 def await_incident(
-    clients: Clients, written: Signal, *, patience: float = TEST_PATIENCE
+    clients: Clients,
+    written: Signal,
+    *,
+    patience: float = TEST_PATIENCE,
+    waiting: Callable[[float], None] = lambda _passed: None,
 ) -> Incident:
     """Wait until the incident that a signal opens is there.
+
+    Args:
+        clients: The cloud.
+        written: The signal.
+        patience: How many seconds, at most.
+        waiting: Told before each pause how many seconds have passed; what it raises ends the wait.
 
     Raises:
         Unavailable: It isn't after `patience` seconds.
     """
-    deadline, pause = time.monotonic() + patience, 0.25
+    begin, pause = time.monotonic(), 0.25
     while True:
         for one in list_incidents(clients):
             if one.experiment == written.experiment:
                 return one
-        if time.monotonic() + pause > deadline:
+        passed = time.monotonic() - begin
+        if passed + pause > patience:
             raise Unavailable(
                 f"no incident shows the signal after {patience:.0f} s",
                 resource="incidents",
                 hint="look again with `gcloud-ops alerts incidents`",
             )
+        waiting(passed)
         time.sleep(pause)
         pause = min(pause * 1.5, 10.0)
 

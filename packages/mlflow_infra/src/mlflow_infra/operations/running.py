@@ -120,8 +120,16 @@ def restart(
     *,
     tell: Callable[[str], None] = lambda _: None,
     seconds: float = HEALTHY_WITHIN,
+    waiting: Callable[[float, str], None] = lambda _passed, _last: None,
 ) -> float:
     """Restart the VM (or start it, if it is stopped); returns how long until it was well.
+
+    Args:
+        clients: The clients.
+        infra: What is there.
+        tell: Takes a line for each step.
+        seconds: How long it may take to be well.
+        waiting: As in `wait_until_healthy`.
 
     Raises:
         NotFound: There is no VM.
@@ -136,7 +144,7 @@ def restart(
         tell(f"restarting {SERVER}")
         clients.change(_WHAT, clients.instances.reset_unary, **_place(infra))
     tell(f"waiting for {uri}")
-    wait_until_healthy(uri, seconds=seconds)
+    wait_until_healthy(uri, seconds=seconds, waiting=waiting)
     return time.monotonic() - begin
 
 

@@ -6,7 +6,7 @@ See https://mlflow.org/docs/latest/rest-api.html. Errors are ours, and name no p
 import base64
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -119,8 +119,19 @@ class _Reading:
             ) from error
 
 
-def wait_until_healthy(uri: str, *, seconds: float = 600.0) -> float:
+def wait_until_healthy(
+    uri: str,
+    *,
+    seconds: float = 600.0,
+    waiting: Callable[[float, str], None] = lambda _passed, _last: None,
+) -> float:
     """Wait until the server answers that it is well; returns how long it took.
+
+    Args:
+        uri: Its address.
+        seconds: How long at most.
+        waiting: Told before each pause how many seconds have passed, and the last answer; what
+            it raises ends the wait.
 
     Raises:
         Unavailable: It doesn't in this time; the message has its last answer.
@@ -134,6 +145,7 @@ def wait_until_healthy(uri: str, *, seconds: float = 600.0) -> float:
             return time.monotonic() - begin
         except GcloudOpsError as error:
             last = error.message
+        waiting(passed, last)
         time.sleep(min(2.0, 0.2 + passed / 10))
     raise Unavailable(f"not healthy after {seconds:.0f} s: {last}", resource=uri)
 

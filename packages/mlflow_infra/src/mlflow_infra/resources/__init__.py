@@ -17,7 +17,7 @@ from mlflow_infra.resources.shape import Place, Priced
 from mlflow_infra.resources.storing import Script, latest_version, new_bucket, new_secret
 from mlflow_infra.wanted import DATABASE_SECRET, FIREWALL, SECRETS, TRAINER_FIREWALL
 
-__all__ = ["Place", "Priced", "find_address", "latest_version", "ordered"]
+__all__ = ["Place", "Priced", "Server", "find_address", "latest_version", "ordered"]
 
 
 def ordered(place: Place, *, database_password: str | None = None) -> tuple[Resource, ...]:
