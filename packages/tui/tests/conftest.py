@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,6 +25,8 @@ from gcloud_ops.settings import Settings
 from sinergym_tui.app import Console
 from sinergym_tui.config import Config
 from sinergym_tui.fleet import Fleet
+from sinergym_tui.screens.confirm import ConfirmScreen
+from sinergym_tui.widgets.live_table import LiveTable
 
 SIZES = pytest.mark.parametrize(
     "size",
@@ -52,6 +56,7 @@ class LocalCloud:
 
     folder: Path
     port: int = 0
+    options: tuple[str, ...] = ("--engine", "inert")
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> dict[str, Any]:
@@ -63,7 +68,7 @@ class LocalCloud:
                 [
                     str(Path(sys.executable).with_name("gcp-emulator")),
                     "serve",
-                    *("--engine", "inert", "--folder", str(self.folder)),
+                    *("--folder", str(self.folder), *self.options),
                     *("--port", str(self.port)),
                     *("--boot-seconds", "0.2", "--pull-seconds", "0.1"),
                 ],
@@ -144,6 +149,17 @@ def console(
     )
 
 
+def ask(settings: Settings, path: str, body: object = None) -> Any:
+    """Read, or with a body post, one of the local cloud's own pages."""
+    request = urllib.request.Request(
+        f"{settings.endpoint}/emulator/{path}",
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        return json.load(reply)
+
+
 def text_of(app: Console) -> str:
     """What the terminal shows, without colours."""
     return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
@@ -165,6 +181,39 @@ async def until_shown(pilot: Pilot[Any], *texts: str, seconds: float = 15) -> No
     await until(
         pilot, lambda: all(text in text_of(app) for text in texts), f"{texts}", seconds=seconds
     )
+
+
+async def until_read(pilot: Pilot[Any], *texts: str, seconds: float = 15) -> None:
+    """Wait until these texts can be read, wherever lines are broken."""
+    app: Any = pilot.app
+
+    def is_read() -> bool:
+        words = re.sub(r"[\s│]+", " ", text_of(app))
+        return all(text in words for text in texts)
+
+    await until(pilot, is_read, f"{texts}", seconds=seconds)
+
+
+async def go_to(pilot: Pilot[Any], key: str) -> None:
+    """Put the table's cursor on a row, by keys."""
+    table = pilot.app.screen.query_one("#table", LiveTable)
+    await until(pilot, lambda: key in table.keys, f"the row {key}")
+    await pilot.press("g", *["down"] * table.keys.index(key))
+    assert table.key == key
+
+
+async def confirm(pilot: Pilot[Any], *texts: str, typed: str = "") -> None:
+    """Wait for a question with these texts, see that No has the focus, and say yes."""
+    app: Any = pilot.app
+    await until_read(pilot, *texts)
+    assert isinstance(app.screen, ConfirmScreen)
+    assert app.focused.id == "no"
+    if typed:
+        assert app.screen.query_one("#yes").disabled
+        await pilot.press("shift+tab", *typed, "enter", "enter")
+    else:
+        await pilot.press("tab", "enter")
+    await until(pilot, lambda: not isinstance(app.screen, ConfirmScreen), "it is answered")
 
 
 async def pick(pilot: Pilot[Any], name: str) -> None:

@@ -2,6 +2,7 @@
 
     look                                  channels and policies, in one view
     types                                 what kinds of channels there are, with their labels
+    labels_of, objection                  what a channel of a kind takes; what is wrong with it
     add, send_code, verify, remove        a channel
     set_up, switch, remove_policies       our policies
     send_test                             a real signal, and whom it has reached
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Alerts",
     "add",
+    "labels_of",
     "look",
+    "objection",
     "remove",
     "remove_policies",
     "secret_labels",
@@ -81,6 +84,28 @@ def secret_labels(type: str, labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(
         label for label in labels if label in known or any(w in label for w in _SECRET_WORDS)
     )
+
+
+def labels_of(kind: "ChannelType") -> tuple[str, ...]:
+    """The labels of a type, the address first and what is secret last."""
+    from gcloud_ops.alerts.channels import main_label
+
+    main, secret = main_label(kind.type), secret_labels(kind.type, [*kind.labels])
+    return tuple(sorted(kind.labels, key=lambda label: (label != main, label in secret)))
+
+
+def objection(fleet: Fleet, type: str, filled: Mapping[str, str]) -> str:
+    """What is wrong with values by label as they are, before anything is asked; "": nothing."""
+    from gcloud_ops.alerts.channels import check_address, known_secrets, main_label
+
+    main = main_label(type)
+    if main is not None:
+        try:
+            check_address(type, filled.get(main, ""), google=fleet.settings.is_google)
+        except InvalidRequest as error:
+            return one_line(str(error))
+    missing = [label for label in known_secrets(type) if not filled.get(label)]
+    return f"{missing[0].replace('_', ' ')} is missing" if missing else ""
 
 
 def add(fleet: Fleet, type: str, filled: Mapping[str, str]) -> str:
@@ -175,7 +200,12 @@ def send_test(fleet: Fleet, tell: Tell) -> str:
     clients = fleet.for_change("send a test")
     written = alerts.signal(clients)
     tell(f"signal written: {written.experiment}; waiting for its incident")
-    alerts.await_incident(clients, written, patience=TEST_PATIENCE)
+    alerts.await_incident(
+        clients,
+        written,
+        patience=TEST_PATIENCE,
+        waiting=lambda passed: tell(f"no incident yet ({passed:.0f} s)"),
+    )
     sent = alerts.deliveries(clients, written)
     if sent:
         words = ", ".join(f"{one.to}: {one.state}" for one in sent)

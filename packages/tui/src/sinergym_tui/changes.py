@@ -4,18 +4,21 @@
     launch, resume                       until every experiment has what it needs
     cancel, rerun, restart_containers    some experiments of a sweep
     delete                               a sweep with its results
-    reap                                 what is left over on Compute Engine
+    left_over, reap                      what is left over on Compute Engine, and away with it
+    unfinished, ended, restartable       which of some experiments a change is for; pure
 
 All block; a thread calls them. `tell` is told each step in the past tense or as what goes on, and
 may raise to stop between two steps: each change can be asked for again and goes on then.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gcloud_ops.model import Observation
 from gcloud_ops.text import one_line
 from sinergym_tui.fleet import Fleet
+from sinergym_tui.views.cells import plural
 
 if TYPE_CHECKING:
     from gcloud_ops.alerts import Recipients
@@ -26,15 +29,38 @@ __all__ = [
     "cancel",
     "delete",
     "describe",
+    "ended",
     "launch",
+    "left_over",
     "planned",
     "reap",
     "rerun",
     "restart_containers",
+    "restartable",
     "resume",
+    "unfinished",
 ]
 
 type Tell = Callable[[str], None]
+
+
+def unfinished(rows: Iterable[Observation]) -> list[str]:
+    """The ids of those that have not ended: what can be cancelled, or gone on with."""
+    return [row.id for row in rows if not row.status.is_final]
+
+
+def ended(rows: Iterable[Observation]) -> list[str]:
+    """The ids of those that have ended: what can be run again."""
+    return [row.id for row in rows if row.status.is_final]
+
+
+def restartable(rows: Iterable[Observation]) -> list[str]:
+    """The ids of those that have not ended, and whose VM is up."""
+    return [
+        row.id
+        for row in rows
+        if row.member is not None and row.member.is_up and not row.status.is_final
+    ]
 
 
 def planned(fleet: Fleet, file: Path, *, name: str | None = None) -> "LaunchPlan":
@@ -98,14 +124,14 @@ def restart_containers(fleet: Fleet, name: str, experiments: Collection[str], te
     from gcloud_ops.errors import ContainerFailed
 
     clients = fleet.for_change(f"restart containers of sweep {name}")
-    tell(f"restarting {len(experiments)} containers")
+    tell(f"restarting {plural(len(experiments), 'container')}")
     answers = containers.restart_containers(clients, name, experiments)
     failed = {each: error for each, error in answers.items() if error is not None}
     for each, error in failed.items():
         raise ContainerFailed(f"{len(failed)} of {len(experiments)} failed: {each}: {error}")
     if len(answers) < len(experiments):
         return f"{len(answers)} of {len(experiments)} containers restarted: the others have no VM"
-    return f"{len(answers)} containers restarted"
+    return f"{plural(len(answers), 'container')} restarted"
 
 
 def delete(fleet: Fleet, name: str, tell: Tell) -> str:
@@ -115,6 +141,17 @@ def delete(fleet: Fleet, name: str, tell: Tell) -> str:
     clients = fleet.for_change(f"delete sweep {name}")
     count = sweeps.delete(name, clients, force=True, on_step=tell)
     return f"deleted, {count} objects"
+
+
+def left_over(fleet: Fleet, tell: Tell) -> "tuple[Orphan, ...]":
+    """What is ours on Compute Engine and should not be there; only looks.
+
+    Raises:
+        GcloudOpsError: Groups or instances can't be listed.
+    """
+    from gcloud_ops import prices, reaping
+
+    return reaping.find(fleet.clients, prices=prices.load(), tell=tell)
 
 
 def reap(fleet: Fleet, orphans: "tuple[Orphan, ...]", tell: Tell) -> str:

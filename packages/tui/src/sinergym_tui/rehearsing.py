@@ -6,7 +6,7 @@ The routes are those of the local cloud's `/emulator/...`; Google has no such th
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,7 +14,7 @@ from gcloud_ops.errors import InvalidRequest, Unavailable
 from gcloud_ops.text import one_line
 from sinergym_tui.fleet import Fleet
 
-__all__ = ["MISHAPS", "Mishap", "befall"]
+__all__ = ["MISHAPS", "Mishap", "befall", "offered", "rehearse"]
 
 _TIMEOUT: Final = 10.0
 
@@ -82,6 +82,22 @@ MISHAPS: Final = (
         body={"capacity": None},
     ),
     Mishap(
+        key="quota-out",
+        title="No quota left for VMs",
+        help="the project may have no more CPUs: what is asked for has to wait",
+        of_instance=False,
+        path="quotas",
+        body={"metric": "CPUS_ALL_REGIONS", "limit": 0},
+    ),
+    Mishap(
+        key="quota-in",
+        title="Quota for VMs again",
+        help="what waits is made",
+        of_instance=False,
+        path="quotas",
+        body={"metric": "CPUS_ALL_REGIONS", "limit": None},
+    ),
+    Mishap(
         key="cut-iap",
         title="Cut IAP's relay",
         help="all its connections; they are taken up again",
@@ -90,6 +106,24 @@ MISHAPS: Final = (
     ),
 )
 """What can go wrong."""
+
+
+def offered(instances: Sequence[str]) -> tuple[Mishap, ...]:
+    """What can go wrong with these VMs; without any, with the cloud."""
+    return tuple(each for each in MISHAPS if instances or not each.of_instance)
+
+
+def rehearse(
+    fleet: Fleet, mishap: Mishap, instances: Sequence[str], tell: Callable[[str], None]
+) -> str:
+    """Have it go wrong with each of these VMs, or, what is of the cloud, once.
+
+    Raises:
+        GcloudOpsError: As `befall`.
+    """
+    for instance in instances if mishap.of_instance else ("",):
+        tell(befall(fleet, mishap, instance))
+    return "it has gone wrong, as wished"
 
 
 def befall(fleet: Fleet, mishap: Mishap, instance: str = "") -> str:

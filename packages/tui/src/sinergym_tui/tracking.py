@@ -2,19 +2,22 @@
 
     look          each resource, its state, its price
     check         whether the server is well, as its users reach it
-    address       its web page
+    address       its web page; `has_browser`: whether it can be opened here
     log           what its container, or its VM's boot, has printed
+    given         what was filled in, as options; `objection`: what is wrong with it
     proposed      what `bring_up` would make, and what that costs
     bring_up, restart, take_down
 
 All block; a thread calls them. Each change is refused where the fleet is read-only.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from gcloud_ops.errors import GcloudOpsError, NotFound, Unavailable
+from gcloud_ops.errors import GcloudOpsError, InvalidRequest, NotFound, Unavailable
 from gcloud_ops.text import clean, one_line
 from sinergym_tui.fleet import Fleet
 
@@ -29,8 +32,11 @@ __all__ = [
     "address",
     "bring_up",
     "check",
+    "given",
+    "has_browser",
     "log",
     "look",
+    "objection",
     "proposed",
     "restart",
     "take_down",
@@ -39,6 +45,7 @@ __all__ = [
 type Tell = Callable[[str], None]
 
 _LOG_LINES = 1000
+_NOBODY = "none"
 _HEALTHY_WITHIN = 300.0
 
 
@@ -52,30 +59,26 @@ class Proposal:
     """Whether there is anything of it."""
 
     @property
-    def has_server(self) -> bool:
-        """Whether its VM is there."""
+    def name(self) -> str:
+        """What its VM is called."""
         from mlflow_infra.wanted import SERVER
 
-        return any(
-            one.what.endswith(SERVER) and one.state != "missing" and "instance" in one.what.lower()
-            for one in self.plan.findings
-        )
+        return SERVER
+
+    @property
+    def has_server(self) -> bool:
+        """Whether its VM is there."""
+        return self.plan.has_server
 
     @property
     def staying(self) -> "tuple[Finding, ...]":
         """What there is and what holds data."""
-        return tuple(
-            one for one in self.plan.findings if one.holds_data and one.state != "missing"
-        )
+        return tuple(one for one in self.plan.removed(delete_data=True) if one.holds_data)
 
     @property
     def going(self) -> "tuple[Finding, ...]":
         """What there is and what holds none."""
-        return tuple(
-            one
-            for one in self.plan.findings
-            if not one.holds_data and one.state != "missing" and one.what != "APIs"
-        )
+        return self.plan.removed(delete_data=False)
 
 
 def look(fleet: Fleet) -> Proposal:
@@ -92,11 +95,16 @@ def look(fleet: Fleet) -> Proposal:
 
 
 def check(fleet: Fleet, infra: "Infrastructure") -> "Iterator[Check]":
-    """Whether the server is well; writes a file into the artifact store, and removes it."""
+    """Whether the server is well; writes a file into the artifact store, and removes it.
+
+    Of its resources only those are told that are not well: `look` has the others.
+    """
     from mlflow_infra import operations
 
     clients = fleet.for_change("check the tracking server, which writes a file there")
-    yield from operations.check(clients, infra)
+    for one in operations.check(clients, infra):
+        if one.seconds is not None or not one.is_good:
+            yield one
 
 
 def address(fleet: Fleet, infra: "Infrastructure") -> str:
@@ -104,6 +112,13 @@ def address(fleet: Fleet, infra: "Infrastructure") -> str:
     from mlflow_infra import operations
 
     return operations.tracking_uri(fleet.clients, infra)
+
+
+def has_browser(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> bool:
+    """Whether there is a browser with a window of its own; one in this terminal would take it."""
+    if platform in {"darwin", "win32"}:
+        return True
+    return any(environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def log(fleet: Fleet, infra: "Infrastructure", tell: Tell) -> str:
@@ -139,6 +154,39 @@ async def _container_log(clients: "Clients", infra: "Infrastructure") -> bytes:
     return bytes(found)
 
 
+def given(filled: Mapping[str, str]) -> "Given":
+    """The options that somebody has filled in; what is left empty is not given.
+
+    Args:
+        filled: `ranges` (several with commas; an address stands for itself alone, "none" for
+            nobody), `machine`, `tier` and `image`.
+
+    Raises:
+        InvalidRequest: "none" is not alone.
+    """
+    from mlflow_infra.operations import Given
+
+    words = [word.strip() for word in filled["ranges"].split(",") if word.strip()]
+    if _NOBODY in words and len(words) > 1:
+        raise InvalidRequest(f"{_NOBODY}: it stands for itself, without {words[0]}")
+    ranges = () if words == [_NOBODY] else tuple(w if "/" in w else f"{w}/32" for w in words)
+    return Given(
+        source_ranges=ranges if words else None,
+        machine_type=filled["machine"] or None,
+        tier=filled["tier"] or None,
+        image=filled["image"] or None,
+    )
+
+
+def objection(infra: "Infrastructure", filled: Mapping[str, str]) -> str:
+    """What is wrong with options as they are, before anything is asked; "": nothing."""
+    try:
+        replace(infra, **given(filled).items())
+    except InvalidRequest as error:
+        return one_line(str(error))
+    return ""
+
+
 def proposed(fleet: Fleet, given: "Given") -> Proposal:
     """What `bring_up` with these options would come to; nothing is made.
 
@@ -163,7 +211,7 @@ def bring_up(fleet: Fleet, infra: "Infrastructure", tell: Tell) -> str:
         return f"it is there, at {uri}, for the trainers alone"
     tell(f"waiting for {uri}")
     try:
-        operations.wait_until_healthy(uri, seconds=_HEALTHY_WITHIN)
+        operations.wait_until_healthy(uri, seconds=_HEALTHY_WITHIN, waiting=_waiting(tell))
     except Unavailable as error:
         return f"all is made, but from here it is {error.message}; its log tells why"
     return f"it is up, and well: {uri}"
@@ -174,7 +222,7 @@ def restart(fleet: Fleet, infra: "Infrastructure", tell: Tell) -> str:
     from mlflow_infra import operations
 
     clients = fleet.for_change("restart the tracking server")
-    seconds = operations.restart(clients, infra, tell=tell)
+    seconds = operations.restart(clients, infra, tell=tell, waiting=_waiting(tell))
     return f"well again after {seconds:.0f} s"
 
 
@@ -187,6 +235,11 @@ def take_down(
     clients = fleet.for_change("remove the tracking server")
     plan.down(clients, infra, delete_data=delete_data, tell=lambda event: tell(_words(event)))
     return "removed with all its data" if delete_data else "removed; its data are kept"
+
+
+def _waiting(tell: Tell) -> Callable[[float, str], None]:
+    """Tells how long it has been waited for, so that a wait can be stopped too."""
+    return lambda passed, last: tell(f"it is not well yet ({passed:.0f} s): {last}")
 
 
 def _words(event: "Event") -> str:

@@ -1,6 +1,6 @@
 """Whom Cloud Monitoring tells, and of what: channels and policies."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -102,7 +102,7 @@ class AlertsScreen(AskedScreen[AlertRow]):
             return alerting.types(fleet)
 
         job = Job(title="list kinds of channels", group="kinds")
-        self.console.start(job, work, then=self._ask_kind)
+        self.start_look(job, work, then=self._ask_kind)
 
     def _ask_kind(self, types: "tuple[ChannelType, ...]") -> None:
         if not self.is_current:
@@ -118,12 +118,7 @@ class AlertsScreen(AskedScreen[AlertRow]):
         self.console.push_screen(FormScreen("Add a channel", fields, yes="Next"), go_on)
 
     def _ask_labels(self, kind: "ChannelType") -> None:
-        from gcloud_ops.alerts.channels import check_address, main_label
-        from gcloud_ops.errors import GcloudOpsError
-
-        main = main_label(kind.type)
         secret = alerting.secret_labels(kind.type, [*kind.labels])
-        names = sorted(kind.labels, key=lambda label: (label != main, label in secret))
         fields = [
             Field(
                 key=label,
@@ -131,23 +126,16 @@ class AlertsScreen(AskedScreen[AlertRow]):
                 placeholder="typed unseen" if label in secret else one_line(kind.labels[label]),
                 is_secret=label in secret,
             )
-            for label in names
+            for label in alerting.labels_of(kind)
         ]
-        fleet = self.console.fleet
-        is_google = fleet is not None and fleet.settings.is_google
 
         def check(filled: Mapping[str, str]) -> str:
-            if main is None or main not in filled:
-                return ""
-            try:
-                check_address(kind.type, filled[main], google=is_google)
-            except GcloudOpsError as error:
-                return one_line(str(error))
-            return ""
+            fleet = self.console.fleet
+            return alerting.objection(fleet, kind.type, filled) if fleet is not None else ""
 
         def add(filled: dict[str, str] | None) -> None:
             if filled is not None:
-                self._change(
+                self.start_change(
                     f"add a channel: {kind.type}",
                     lambda fleet, _tell: alerting.add(fleet, kind.type, filled),
                 )
@@ -170,7 +158,7 @@ class AlertsScreen(AskedScreen[AlertRow]):
                 work = lambda fleet, _tell: alerting.verify(fleet, channel, code)  # noqa: E731
             else:
                 work = lambda fleet, _tell: alerting.send_code(fleet, channel)  # noqa: E731
-            self._change(f"verify {channel.address}", work)
+            self.start_change(f"verify {channel.address}", work)
 
         fields = [Field(key="code", label="Code", placeholder="empty: have one sent")]
         title = one_line(f"Verify {channel.type} {channel.address}")
@@ -227,7 +215,7 @@ class AlertsScreen(AskedScreen[AlertRow]):
             named = [name.strip() for name in filled["to"].split(",") if name.strip()]
             each = {"yes": True, "no": False}.get(filled["each"])
             work = partial(_set_up, named=named, each=each)
-            self._change("set up alert policies", work)
+            self.start_change("set up alert policies", work)
 
         self.console.push_screen(
             FormScreen("Set up the alert policies", fields, yes="Set up", note=note), go_on
@@ -237,7 +225,7 @@ class AlertsScreen(AskedScreen[AlertRow]):
         """Switch the policy; it is as easily switched back."""
         row = self.current
         if row is not None and (policy := row.policy) is not None:
-            self._change(
+            self.start_change(
                 f"switch {policy.which}", lambda fleet, _tell: alerting.switch(fleet, policy)
             )
 
@@ -261,14 +249,10 @@ class AlertsScreen(AskedScreen[AlertRow]):
     ) -> None:
         def begin(sure: bool | None) -> None:
             if sure:
-                self._change(title, work)
+                self.start_change(title, work)
 
         lines = [one_line(line) for line in touches]
         self.console.push_screen(ConfirmScreen(one_line(question), lines, yes=yes), begin)
-
-    def _change(self, title: str, work: Callable[[Fleet, Tell], str]) -> None:
-        job = Job(title=title, is_change=True)
-        self.console.start(job, work, then=lambda _: self.look())
 
 
 def _set_up(fleet: Fleet, tell: Tell, *, named: Sequence[str], each: bool | None) -> str:

@@ -30,7 +30,7 @@ _LISTED = 12  # experiments that a question names
 def ask_to_cancel(console: "Console", state: SweepState, experiments: Sequence[str]) -> None:
     """Cancel some experiments, or the whole sweep where none is named."""
     rows = _rows(state, experiments)
-    unfinished = [row.id for row in rows if not row.status.is_final] if rows else []
+    unfinished = changes.unfinished(rows)
     if experiments and not unfinished:
         console.tell("nothing to cancel: all of them have ended")
         return
@@ -88,7 +88,7 @@ def ask_to_delete(console: "Console", state: SweepState) -> None:
 
 def ask_to_resume(console: "Console", state: SweepState) -> None:
     """Go on with a launch that was interrupted."""
-    unfinished = [row.id for row in _rows(state, ()) if not row.status.is_final]
+    unfinished = changes.unfinished(_rows(state, ()))
     if state.snapshot is not None and not unfinished:
         console.tell("nothing to resume: all experiments have ended; rerun those that failed")
         return
@@ -114,7 +114,7 @@ def ask_to_resume(console: "Console", state: SweepState) -> None:
 
 def ask_to_rerun(console: "Console", state: SweepState, experiments: Sequence[str]) -> None:
     """Run experiments again that have ended."""
-    ended = [row.id for row in _rows(state, experiments) if row.status.is_final]
+    ended = changes.ended(_rows(state, experiments))
     if not ended:
         console.tell("nothing to rerun: none of them has ended")
         return
@@ -140,11 +140,7 @@ def ask_to_rerun(console: "Console", state: SweepState, experiments: Sequence[st
 
 def ask_to_restart(console: "Console", state: SweepState, experiments: Sequence[str]) -> None:
     """Restart the containers of experiments whose VMs are up."""
-    up = [
-        row.id
-        for row in _rows(state, experiments)
-        if row.member is not None and row.member.is_up and not row.status.is_final
-    ]
+    up = changes.restartable(_rows(state, experiments))
     if not up:
         console.tell("nothing to restart: none of them has a VM that is up")
         return

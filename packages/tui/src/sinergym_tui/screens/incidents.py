@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sinergym_tui.fleet import Fleet
-from sinergym_tui.jobs import Job
 from sinergym_tui.keys import bindings_of
-from sinergym_tui.screens.table import TableScreen
+from sinergym_tui.screens.asked import AskedScreen
 from sinergym_tui.views.cells import Cell
 from sinergym_tui.views.incidents import (
     INCIDENT_COLUMNS,
@@ -22,52 +21,31 @@ __all__ = ["IncidentsScreen"]
 _AGAIN = 10.0  # seconds between two looks
 
 
-class IncidentsScreen(TableScreen[Notice]):
+class IncidentsScreen(AskedScreen[Notice]):
     """Incidents of our alert policies; on the local cloud also the messages it has sent."""
 
     SCOPE = PLACE = "incidents"
     COLUMNS = INCIDENT_COLUMNS
     BINDINGS = bindings_of("incidents")
     FILTERED_BY = "words, sweep:name, state:open"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._notices: tuple[Notice, ...] | None = None
-        self._trouble = ""
+    WHAT = "look for incidents"
 
     def on_mount(self) -> None:
-        """Look, now and again."""
-        self.ask()
-        self.set_interval(_AGAIN, self.ask)
+        """Look again, now and then."""
+        self.set_interval(_AGAIN, self.look)
 
-    def ask(self) -> None:
+    def ask(self, fleet: Fleet, found: list[Notice], tell: Tell) -> Sequence[Notice]:  # noqa: ARG002
         """Look at Monitoring."""
-
-        def work(fleet: Fleet, tell: Tell) -> tuple[Notice, ...]:
-            tell("asking Monitoring")
-            return fleet.notices()
-
-        job = Job(title="look for incidents", group="incidents")
-        self.console.start(job, work, then=self._show, otherwise=self._show_trouble)
-
-    @property
-    def crumbs(self) -> tuple[str, ...]:
-        """A place of its own."""
-        return ()
+        return fleet.notices()
 
     @property
     def placeholder(self) -> str:
         """Why there is nothing."""
-        if self._trouble:
-            return self._trouble
         fleet = self.console.fleet
         if fleet is not None and not fleet.settings.has_monitoring:
             return "this cloud has no Monitoring"
-        return "looking …" if self._notices is None else "nothing was noticed yet"
-
-    def rows(self) -> Sequence[Notice]:
-        """The newest first."""
-        return self._notices or ()
+        # It looks again and again: that is no news.
+        return "nothing was noticed yet" if self._known == () else super().placeholder
 
     def key(self, row: Notice) -> str:
         """Its name."""
@@ -87,7 +65,7 @@ class IncidentsScreen(TableScreen[Notice]):
 
     def summary(self, now: datetime) -> list[Cell]:  # noqa: ARG002
         """How many are open."""
-        notices = self._notices or ()
+        notices = self.rows()
         still_open = sum(notice.state == "OPEN" for notice in notices)
         cells = [Cell(f"{still_open} open", "waiting" if still_open else "muted")]
         cells.append(Cell(f"{len(notices)} incidents and messages", "muted"))
@@ -96,22 +74,3 @@ class IncidentsScreen(TableScreen[Notice]):
     def detail(self, row: Notice | None) -> list[Cell]:
         """What was said."""
         return [notice_cells(row, self.console.clock())[-1]] if row else []
-
-    def can(self, action: str) -> bool | None:
-        """Back is always to the sweeps."""
-        return True if action == "back" else super().can(action)
-
-    async def action_back(self) -> None:
-        """Out of the filter, then back."""
-        if self.prompt.what:
-            self.prompt.action_leave()
-        else:
-            self.console.go_back()
-
-    def _show(self, notices: tuple[Notice, ...]) -> None:
-        self._notices, self._trouble = notices, ""
-        self.repaint()
-
-    def _show_trouble(self, reason: str) -> None:
-        self._trouble = reason
-        self.repaint()

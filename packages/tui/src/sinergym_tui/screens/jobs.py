@@ -71,9 +71,10 @@ class JobsScreen(ModalScreen[None]):
 
     def action_stop(self) -> None:
         """Ask the job to stop at its next step."""
-        jobs = self._jobs
-        table = self.query_one(LiveTable)
-        if table.key and not (job := jobs[table.cursor]).is_over:
+        # By its number: another job may have begun since the table was painted.
+        key = self.query_one(LiveTable).key
+        job = next((each for each in self._jobs if str(each.number) == key), None)
+        if job is not None and not job.is_over:
             job.sentence = "stops at its next step …"
             job.stop.set()
             self._show()

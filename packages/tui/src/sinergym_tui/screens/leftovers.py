@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from gcloud_ops.text import one_line
 from sinergym_tui import changes
 from sinergym_tui.fleet import Fleet
-from sinergym_tui.jobs import Job
 from sinergym_tui.keys import bindings_of
 from sinergym_tui.screens.asked import AskedScreen
 from sinergym_tui.screens.confirm import ConfirmScreen
@@ -42,9 +41,7 @@ class LeftoversScreen(AskedScreen["Orphan"]):
 
     def ask(self, fleet: Fleet, found: "list[Orphan]", tell: Tell) -> "Sequence[Orphan]":  # noqa: ARG002
         """Look at groups, instances, templates, disks and addresses."""
-        from gcloud_ops import prices, reaping
-
-        return reaping.find(fleet.clients, prices=prices.load(), tell=tell)
+        return changes.left_over(fleet, tell)
 
     def key(self, row: "Orphan") -> str:
         """Kind, name and place."""
@@ -85,8 +82,7 @@ class LeftoversScreen(AskedScreen["Orphan"]):
 
         def begin(sure: bool | None) -> None:
             if sure:
-                job = Job(title=f"remove {len(wanted)} left over", is_change=True)
-                self.console.start(job, work, then=lambda _: self.look())
+                self.start_change(f"remove {len(wanted)} left over", work)
 
         question = f"Remove {plural(len(wanted), 'thing')} left over, {daily_text(wanted)}?"
         touches = [

@@ -13,8 +13,9 @@ from textual.widgets import Label
 from gcloud_ops.text import one_line
 from sinergym_tui.fleet import Fleet
 from sinergym_tui.jobs import Job
-from sinergym_tui.rehearsing import MISHAPS, Mishap, befall
+from sinergym_tui.rehearsing import Mishap, offered, rehearse
 from sinergym_tui.screens.experiment import ExperimentScreen
+from sinergym_tui.screens.logs import LogsScreen
 from sinergym_tui.screens.sweep import SweepScreen
 from sinergym_tui.views.cells import Cell, Column, plural
 from sinergym_tui.widgets.live_table import LiveTable
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["RehearsalScreen", "ask_to_rehearse"]
 
 _COLUMNS = (
-    Column(key="title", title="What goes wrong", width=24, rank=0),
+    Column(key="title", title="What goes wrong", width=26, rank=0),
     Column(key="help", title="As when", width=20, rank=1, grows=True),
 )
 
@@ -47,7 +48,7 @@ class RehearsalScreen(ModalScreen[Mishap | None]):
         }
         & .title { text-style: bold; }
         & .foot { color: $foreground 60%; }
-        & LiveTable { height: 12; margin: 1 0; }
+        & LiveTable { height: 14; margin: 1 0; }
     }
     """
 
@@ -58,7 +59,7 @@ class RehearsalScreen(ModalScreen[Mishap | None]):
     def __init__(self, instances: Sequence[str]) -> None:
         super().__init__()
         self._instances = instances
-        self._mishaps = [each for each in MISHAPS if instances or not each.of_instance]
+        self._mishaps = offered(instances)
 
     def compose(self) -> ComposeResult:
         """A title, whom it befalls, the list, the keys."""
@@ -95,22 +96,22 @@ class RehearsalScreen(ModalScreen[Mishap | None]):
 
 
 def ask_to_rehearse(console: "Console") -> None:
-    """Choose, and have it go wrong to the VMs of the chosen experiments, or to the cloud."""
+    """Choose, and have it go wrong to the VMs of the experiments in view, or to the cloud."""
     screen = console.screen
     instances: Sequence[str] = ()
     if isinstance(screen, SweepScreen):
         instances = screen.chosen
     elif isinstance(screen, ExperimentScreen):
         instances = (screen.experiment,)
+    elif isinstance(screen, LogsScreen):
+        instances = screen.feed.experiments
 
     def begin(mishap: Mishap | None) -> None:
         if mishap is None:
             return
 
         def work(fleet: Fleet, tell: Tell) -> str:
-            for instance in instances if mishap.of_instance else ("",):
-                tell(befall(fleet, mishap, instance))
-            return "it has gone wrong, as wished"
+            return rehearse(fleet, mishap, instances, tell)
 
         console.start(Job(title=f"rehearse: {mishap.title}", is_change=True), work)
 

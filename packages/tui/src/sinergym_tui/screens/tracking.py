@@ -5,6 +5,8 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from textual.containers import VerticalScroll
+
 from gcloud_ops.text import one_line
 from sinergym_tui import tracking
 from sinergym_tui.fleet import Fleet
@@ -16,7 +18,14 @@ from sinergym_tui.screens.form import Field, FormScreen
 from sinergym_tui.screens.text import TextScreen
 from sinergym_tui.tracking import Proposal
 from sinergym_tui.views.cells import Cell, money_text
-from sinergym_tui.views.tracking import TRACKING_COLUMNS, TrackingRow, check_row, finding_row
+from sinergym_tui.views.tracking import (
+    TRACKING_COLUMNS,
+    TrackingRow,
+    check_row,
+    down_touches,
+    finding_row,
+    up_touches,
+)
 from sinergym_tui.workers import Tell
 
 if TYPE_CHECKING:
@@ -83,7 +92,8 @@ class TrackingScreen(AskedScreen[TrackingRow]):
             cells.append(Cell("✓ all is there", "good"))
         known = "" if plan.is_priced else " and more"
         cells.append(Cell(f"{money_text(plan.monthly)}{known} a month", "strong"))
-        cells.append(Cell(f"{infra.zone} · {infra.machine_type} · {infra.tier}", "muted"))
+        words = one_line(f"{infra.zone} · {infra.machine_type} · {infra.tier}")
+        cells.append(Cell(words, "muted"))
         return cells
 
     def detail(self, row: TrackingRow | None) -> list[Cell]:
@@ -114,12 +124,13 @@ class TrackingScreen(AskedScreen[TrackingRow]):
             return
 
         def show(uri: str) -> None:
-            self.app.open_url(uri)
+            if self.app.is_web or tracking.has_browser():
+                self.app.open_url(uri)
             self.console.copy(uri, uri)
 
         job = Job(title="find the tracking server's page", group="page")
         work = lambda fleet, _tell: tracking.address(fleet, seen.infra)  # noqa: E731
-        self.console.start(job, work, then=show)
+        self.start_look(job, work, then=show)
 
     def action_check(self) -> None:
         """Ask the server itself; the answers come above its resources."""
@@ -129,22 +140,20 @@ class TrackingScreen(AskedScreen[TrackingRow]):
         def work(fleet: Fleet, tell: Tell) -> tuple[TrackingRow, ...]:
             found = []
             for one in tracking.check(fleet, seen.infra):
-                tell(one.name)
-                if one.seconds is not None or not one.is_good:
-                    found.append(check_row(one))
+                tell(f"{one.name}: {one.detail}")
+                found.append(check_row(one))
             return tuple(found)
 
         def show(found: tuple[TrackingRow, ...]) -> None:
             self._checks = found
-            bad = [row for row in found if row.state[1] == "bad"]
+            bad = [row for row in found if not row.is_good]
             self.console.tell(
                 f"{len(bad)} not well" if bad else "the tracking server is well",
                 "warning" if bad else "information",
             )
             self.repaint()
 
-        self.console.tell("asking the server …")
-        self.console.start(Job(title="check the tracking server", group="check"), work, then=show)
+        self.start_look(Job(title="check the tracking server", group="check"), work, then=show)
 
     def action_server_log(self) -> None:
         """Read what it has printed."""
@@ -152,13 +161,15 @@ class TrackingScreen(AskedScreen[TrackingRow]):
             return
 
         def show(text: str) -> None:
-            self.console.push_screen(TextScreen("The tracking server's log", text))
+            window = TextScreen("The tracking server's log", text)
+            self.console.push_screen(window)
+            # What it has said last is what one wants to know.
+            window.call_after_refresh(
+                lambda: window.query_one(VerticalScroll).scroll_end(animate=False)
+            )
 
         job = Job(title="read the tracking server's log", group="server log")
-        self.console.tell("reading its log …")
-        self.console.start(
-            job, lambda fleet, tell: tracking.log(fleet, seen.infra, tell), then=show
-        )
+        self.start_look(job, lambda fleet, tell: tracking.log(fleet, seen.infra, tell), then=show)
 
     # ----------------------------------------------------------------- changes
 
@@ -186,42 +197,31 @@ class TrackingScreen(AskedScreen[TrackingRow]):
             if filled is not None:
                 self._propose(filled)
 
-        self.console.push_screen(
-            FormScreen("Bring up the tracking server", fields, yes="Look", note=note), go_on
+        form = FormScreen(
+            "Bring up the tracking server",
+            fields,
+            yes="Look",
+            note=note,
+            check=partial(tracking.objection, infra),
         )
+        self.console.push_screen(form, go_on)
 
     def _propose(self, filled: Mapping[str, str]) -> None:
         def work(fleet: Fleet, tell: Tell) -> Proposal:
-            from mlflow_infra.operations import Given
-
             tell("looking at what there is")
-            words = [word.strip() for word in filled["ranges"].split(",") if word.strip()]
-            ranges = None if not words else () if words == ["none"] else tuple(words)
-            given = Given(
-                source_ranges=ranges,
-                machine_type=filled["machine"] or None,
-                tier=filled["tier"] or None,
-                image=filled["image"] or None,
-            )
-            return tracking.proposed(fleet, given)
+            return tracking.proposed(fleet, tracking.given(filled))
 
         job = Job(title="plan the tracking server", group="propose")
-        self.console.start(job, work, then=self._ask_to_bring_up)
+        self.start_look(job, work, then=self._ask_to_bring_up)
 
     def _ask_to_bring_up(self, seen: Proposal) -> None:
         plan, infra = seen.plan, seen.infra
         if not plan.changes:
             self.console.tell("all is there as it should be")
             return
-        touches = [
-            *(f"{one.what}: {one.change}" for one in plan.changes),
-            f"who may reach it: {', '.join(infra.source_ranges) or 'only the trainers'}",
-        ]
-        if "0.0.0.0/0" in infra.source_ranges:
-            touches.append("0.0.0.0/0: the whole Internet may try to log in, unencrypted")
         self._confirm(
             f"Bring up the tracking server, for about {money_text(plan.monthly)} a month?",
-            touches,
+            up_touches(seen),
             "Bring it up",
             "bring up the tracking server",
             lambda fleet, tell: tracking.bring_up(fleet, infra, tell),
@@ -243,14 +243,11 @@ class TrackingScreen(AskedScreen[TrackingRow]):
         if (seen := self._seen) is not None:
             self._confirm(
                 "Remove the tracking server?",
-                [
-                    *(f"removed: {one.what}" for one in seen.going),
-                    *(f"stays, and costs: {one.what}" for one in seen.staying),
-                ],
+                down_touches(seen, with_data=False),
                 "Remove it",
                 "remove the tracking server",
                 lambda fleet, tell: tracking.take_down(fleet, seen.infra, tell),
-                typed="mlflow-tracking-server",
+                typed=seen.name,
             )
 
     def action_delete_everything(self) -> None:
@@ -258,7 +255,7 @@ class TrackingScreen(AskedScreen[TrackingRow]):
         if (seen := self._seen) is not None:
             self._confirm(
                 "Remove the tracking server with all runs, metrics and artifacts, for good?",
-                [f"removed: {one.what}" for one in (*seen.staying, *seen.going)],
+                down_touches(seen, with_data=True),
                 "Remove it for good",
                 "remove the tracking server and its data",
                 partial(_delete, infra=seen.infra),
@@ -278,8 +275,7 @@ class TrackingScreen(AskedScreen[TrackingRow]):
         def begin(sure: bool | None) -> None:
             if sure:
                 self._checks = ()
-                job = Job(title=title, is_change=True)
-                self.console.start(job, work, then=lambda _: self.look())
+                self.start_change(title, work)
 
         lines = [one_line(line) for line in touches]
         self.console.push_screen(

@@ -37,6 +37,7 @@ _LOOK: Final[Mapping[str, tuple[str, Tone]]] = {
     "inbox": ("✓ inbox", "good"),
     "sending": ("… sending", "waiting"),
     "failed": ("✗ not told", "bad"),
+    "undeliverable": ("✗ not told", "bad"),
 }
 
 
@@ -70,7 +71,7 @@ def incident_notice(incident: "Incident") -> Notice:
 def message_notice(message: Mapping[str, object], number: int) -> Notice:
     """A message of the local cloud's inbox."""
     try:
-        at = datetime.fromisoformat(str(message.get("created") or message.get("at")))
+        at = datetime.fromisoformat(str(message.get("time")))
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
     except ValueError:
         at = None

@@ -9,8 +9,18 @@ from sinergym_tui.views.cells import Cell, Column, Tone, money_text
 if TYPE_CHECKING:
     from mlflow_infra.operations import Check
     from mlflow_infra.plan import Finding
+    from sinergym_tui.tracking import Proposal
 
-__all__ = ["TRACKING_COLUMNS", "TrackingRow", "check_row", "finding_row"]
+__all__ = [
+    "TRACKING_COLUMNS",
+    "TrackingRow",
+    "check_row",
+    "down_touches",
+    "finding_row",
+    "up_touches",
+]
+
+_EVERYBODY: Final = "0.0.0.0/0"
 
 TRACKING_COLUMNS: Final = (
     Column(key="state", title="State", width=11, rank=0),
@@ -38,6 +48,8 @@ class TrackingRow:
     holds_data: bool
     words: str
     is_check: bool = False
+    is_good: bool = True
+    """Of a question: whether the answer was a good one."""
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -78,4 +90,25 @@ def check_row(check: "Check") -> TrackingRow:
         holds_data=False,
         words=f"{check.detail}{took}",
         is_check=True,
+        is_good=check.is_good,
     )
+
+
+def up_touches(seen: "Proposal") -> list[str]:
+    """What bringing it up makes or mends, and who may reach it then."""
+    ranges = seen.infra.source_ranges
+    lines = [f"{one.what}: {one.change}" for one in seen.plan.changes]
+    lines.append(f"who may reach it: {', '.join(ranges) or 'only the trainers'}")
+    if _EVERYBODY in ranges:
+        lines.append(f"{_EVERYBODY}: the whole Internet may try to log in, unencrypted")
+    return lines
+
+
+def down_touches(seen: "Proposal", *, with_data: bool) -> list[str]:
+    """What goes when it is removed, and what stays."""
+    if with_data:
+        return [f"removed: {one.what}" for one in (*seen.staying, *seen.going)]
+    return [
+        *(f"removed: {one.what}" for one in seen.going),
+        *(f"stays, and costs: {one.what}" for one in seen.staying),
+    ]
