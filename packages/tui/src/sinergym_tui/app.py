@@ -72,7 +72,6 @@ class Console(App[int]):
         self._connect = connect
         self._config = config or Config()
         self._gaze = workers.Gaze(interval)
-        self._awaited = ""
         self._has_begun = False
         self._waiting: dict[Job, tuple[Callable[..., object] | None, ...]] = {}
         self.read_only = read_only
@@ -172,10 +171,6 @@ class Console(App[int]):
         """Turn the poller to the sweep in view."""
         if isinstance(screen := self.screen, ConsoleScreen) and screen.is_mounted:
             self._gaze.turn_to(screen.sweep)
-
-    def await_sweep(self, name: str) -> None:
-        """Go to a sweep as soon as it is there, if nobody has gone elsewhere meanwhile."""
-        self._awaited = name
 
     # -------------------------------------------------------------------- logs
 

@@ -287,7 +287,6 @@ class LaunchScreen(ConsoleScreen):
                 console = self.console
                 console.go_back()
                 console.start(Job(title=f"launch {name}", is_change=True, sweep=name), work)
-                console.await_sweep(name)
 
         question = one_line(f"Launch sweep {name}?")
         self.console.push_screen(
