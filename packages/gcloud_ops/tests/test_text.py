@@ -23,6 +23,12 @@ from gcloud_ops.text import clean, one_line
         ("cut off \x1b", "cut off "),
         ("evil\u202etxt.exe", "eviltxt.exe"),
         ("half \ud83d of one", "half  of one"),
+        ("evil\u2066a\u2069\u200f\u061c.txt", "evila.txt"),
+        ("adm\u200bin\ufeff\u2060\u00ad", "admin"),
+        ("two\u2028lines\u2029here", "two\nlines\nhere"),
+        ("👩\u200d🔬❤\ufe0f", "👩🔬❤"),
+        ("a" + "\u0301" * 500 + "b", "a\u0301\u0301\u0301b"),
+        ("Vie\u0323\u0302t ไม่", "Vie\u0323\u0302t ไม่"),
         ("größe 🚀", "größe 🚀"),
     ],
 )

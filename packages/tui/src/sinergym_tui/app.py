@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Literal
 from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.events import Event, Paste
 from textual.message import Message
 from textual.screen import Screen
 
-from gcloud_ops.text import one_line
+from gcloud_ops.text import clean, one_line
 from sinergym_tui import messages, workers
 from sinergym_tui.actions import Action, action_named, actions_of
 from sinergym_tui.config import Config
@@ -99,6 +100,12 @@ class Console(App[int]):
         self.call_after_refresh(self._begin_to_connect)
         # A key that opens another screen at once may take the first screen's refresh away.
         self.set_timer(_PAINTED, self._begin_to_connect)
+
+    async def on_event(self, event: Event) -> None:
+        """Clean what is pasted where it comes in: it is text from outside too."""
+        if isinstance(event, Paste):
+            event.text = clean(event.text)
+        await super().on_event(event)
 
     def on_unmount(self) -> None:
         """Let the threads end."""
@@ -285,8 +292,11 @@ class Console(App[int]):
         self.notify(one_line(sentence, limit=600), severity=severity, markup=False)
 
     def copy(self, text: str, what: str) -> None:
-        """Put text into the clipboard, as far as the terminal lets us."""
-        self.copy_to_clipboard(text)
+        """Put text into the clipboard, as far as the terminal lets us.
+
+        Cleaned: what ends a paste in a shell, and is a command then, is not what was asked for.
+        """
+        self.copy_to_clipboard(clean(text))
         self.tell(f"copied: {what}")
 
     # ----------------------------------------------------------------- actions
@@ -432,7 +442,8 @@ class Console(App[int]):
             self._leave(True)
             return
         touches = [
-            f"{job.title}: it stops half-way; asked for again, it goes on" for job in running
+            one_line(f"{job.title}: it stops half-way; asked for again, it goes on")
+            for job in running
         ]
         question = "Leave while a change is under way?"
         self.push_screen(ConfirmScreen(question, touches, yes="Leave", no="Stay"), self._leave)

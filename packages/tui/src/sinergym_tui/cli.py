@@ -61,7 +61,7 @@ def console(
         named = "SINERGYM_TUI_CONFIG" in os.environ
         config = read_config(console_file(), themes=BUILTIN_THEMES, required=named)
     except GcloudOpsError as error:
-        print(f"sinergym-tui: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
     if serve:
         words = [f"--{name}={value}" for name, value in flags.items() if value is not None]
@@ -88,16 +88,20 @@ def _serve(words: list[str], port: int) -> int:
 
     from sinergym_tui.serving import LoopbackServer
 
-    def say(line: str) -> None:
-        print(f"sinergym-tui: {line}", file=sys.stderr, flush=True)
-
     command = shlex.join([sys.executable, "-m", "sinergym_tui", *words])
     try:
-        LoopbackServer(command, port=port, say=say).serve()
+        LoopbackServer(command, port=port, say=_say).serve()
     except (OSError, OverflowError) as error:
-        say(f"--port {port}: {error}")
+        _say(f"--port {port}: {error}")
         return 2
     return 0
+
+
+def _say(line: str) -> None:
+    """To the terminal, before there is a console on it: one line, cleaned."""
+    from gcloud_ops.text import one_line
+
+    print(f"sinergym-tui: {one_line(line, limit=2000)}", file=sys.stderr, flush=True)
 
 
 def run_console(console: "Console") -> int:

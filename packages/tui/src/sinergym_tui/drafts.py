@@ -10,11 +10,11 @@ No terminal here. `preview` blocks; a thread calls it.
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from gcloud_ops.errors import GcloudOpsError
-from gcloud_ops.text import one_line
+from gcloud_ops.text import clean, one_line
 from sinergym_tui.fleet import Fleet, explain
 
 if TYPE_CHECKING:
@@ -210,6 +210,9 @@ def draft_of(text: str) -> Draft | None:
         seeds=", ".join(map(str, seeds)) if isinstance(seeds, list) else _word(seeds),
         **{name: _word(content.get(name)) for name in ("hours", "max_hours", "max_cost", "retry")},
     )
+    texts = [one for one in astuple(found) if isinstance(one, str)]
+    if any(clean(one) != one or "\n" in one for one in texts):
+        return None  # a text can write what isn't seen, a field can't
     # Only what comes back as it was is held: all else is for the text.
     again, wrong = content_of(found)
     return found if not wrong and again == content else None

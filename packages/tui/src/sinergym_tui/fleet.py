@@ -211,13 +211,18 @@ class Fleet:
         try:
             looked.watch = looked.watch or SweepWatch(name, self._clients)
             seen = looked.watch.refresh()
+            trails, facts = follow_trails(looked.trails, seen), _facts(seen)
         except (InvalidRequest, NotFound) as error:
             # One broken manifest, or one deleted since the listing, hides no other sweep.
             looked.trouble = explain(error)
             return
+        except GcloudOpsError:
+            raise  # it is the cloud
+        except Exception as error:  # nor does one that holds what nobody has thought of
+            looked.trouble = explain(error)
+            return
         looked.trouble = ""
-        looked.trails = follow_trails(looked.trails, seen)
-        looked.snapshot, looked.facts = seen, _facts(seen)
+        looked.snapshot, looked.facts, looked.trails = seen, facts, trails
         if closely:
             self._look_for_addresses(looked, seen)
 

@@ -32,8 +32,8 @@ class LineCutter:
         lines: list[str] = []
         for line in whole:
             text = line.decode("utf-8", errors="replace")
-            # Nearly all lines are plain: what is printable holds no control, nor can hide one.
-            if text.isprintable() and len(text) <= LONGEST and not self._lost:
+            # Nearly all lines are plain: these hold no control, nor anything that isn't seen.
+            if text.isascii() and text.isprintable() and len(text) <= LONGEST and not self._lost:
                 lines.append(text)
             else:
                 lines += self._shown(line)

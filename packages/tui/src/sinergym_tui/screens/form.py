@@ -13,7 +13,11 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Select, Static
 
+from gcloud_ops.text import one_line
+
 __all__ = ["Field", "FormScreen"]
+
+_LONGEST = 2000  # characters of a value that is there at first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +94,7 @@ class FormScreen(ModalScreen[dict[str, str] | None]):
             with VerticalScroll(can_focus=False):
                 for field in self._fields:
                     with Horizontal(classes="row"):
-                        yield Label(field.label, markup=False)
+                        yield Label(one_line(field.label), markup=False)
                         yield _widget(field)
             yield Static("", classes="wrong", markup=False)
             with Horizontal(classes="buttons"):
@@ -132,7 +136,7 @@ class FormScreen(ModalScreen[dict[str, str] | None]):
 def _widget(field: Field) -> Select[str] | Input:
     name = f"field-{field.key}"
     if field.choices:
-        choices = [(Text(words), value) for words, value in field.choices]
+        choices = [(Text(one_line(words)), value) for words, value in field.choices]
         return Select(
             choices,
             value=field.value or field.choices[0][1],
@@ -140,4 +144,5 @@ def _widget(field: Field) -> Select[str] | Input:
             compact=True,
             id=name,
         )
-    return Input(field.value, placeholder=field.placeholder, password=field.is_secret, id=name)
+    value = one_line(field.value, limit=_LONGEST)
+    return Input(value, placeholder=field.placeholder, password=field.is_secret, id=name)

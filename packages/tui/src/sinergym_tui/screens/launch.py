@@ -134,7 +134,7 @@ class LaunchScreen(ConsoleScreen):
     @property
     def crumbs(self) -> tuple[str, ...]:
         """A new sweep."""
-        return ("launch", one_line(self._path)) if self._path else ("launch",)
+        return ("launch", self._path) if self._path else ("launch",)
 
     @property
     def is_text(self) -> bool:
@@ -342,7 +342,7 @@ class LaunchScreen(ConsoleScreen):
             self._unread = one_line(f"{path.name}: can't be read: {error}")
             self.repaint()
             return
-        self._path = path.name
+        self._path = one_line(path.name)
         draft = drafts.draft_of(text)
         if draft is None:
             self._take_text(text)

@@ -110,11 +110,13 @@ class LogsScreen(ConsoleScreen):
         cells: list[Cell] = []
         state = self.view.sweep(self._sweep)
         row = state.row(self._experiments[0]) if state and len(self._experiments) == 1 else None
+        why: list[Cell] = []
         if row is not None:
             sign, tone = STATUS_LOOK[row.status]
             cells.append(Cell(f"{sign} {row.status}", tone))
-            if why := reason(row):
-                cells.append(Cell(why, "bad" if tone == "bad" else "muted"))
+            why = (
+                [Cell(said, "bad" if tone == "bad" else "muted")] if (said := reason(row)) else []
+            )
         else:
             cells.append(Cell(f"{len(self._experiments)} logs", "strong"))
         count = f"{count_text(book.total)} line{'' if book.total == 1 else 's'}"
@@ -130,7 +132,8 @@ class LogsScreen(ConsoleScreen):
         cells += [Cell(f"{name} {text}", "waiting") for name, text in words.items() if text]
         if log.wrapped:
             cells.append(Cell("wrapped", "muted"))
-        update_line(self.query_one("#summary", Static), styled(cells))
+        # The reason may be a long one, and is on the screens before: it gives way.
+        update_line(self.query_one("#summary", Static), styled([*cells, *why]))
 
     # ------------------------------------------------------------------- lines
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import Final
 
+from rich.cells import cell_len
 from textual.content import Content, Span
 
 from sinergym_tui.screens.frame import TONE_STYLES
@@ -29,7 +30,7 @@ def sections_content(sections: Sequence[Section], width: int) -> Content:
         for line in section.lines:
             label = line.label
             for piece in wrap(line.cell.text, room, break_on_hyphens=False) or [""]:
-                add(f"  {label:<{_LABEL}} ", "$foreground 60%")
+                add(f"  {label}{' ' * (_LABEL - cell_len(label))} ", "$foreground 60%")
                 add(f"{piece}\n", TONE_STYLES[line.cell.tone])
                 label = ""
     return Content(text.rstrip("\n"), spans)

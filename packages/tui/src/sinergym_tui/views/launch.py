@@ -33,7 +33,7 @@ def preview_sections(seen: Preview | None) -> tuple[Section, ...]:
 def cost_sentence(cost: "PlanCost") -> str:
     """What it costs, in one line: an hour, expected, at most."""
     if cost.hourly_all is None:
-        return f"what it costs is not known: {cost.unknown or 'there is no price'}"
+        return one_line(f"what it costs is not known: {cost.unknown or 'there is no price'}")
     words = [f"{money_text(cost.hourly_all)} an hour{' on Spot VMs' if cost.spot else ''}"]
     if cost.expected is not None:
         words.append(f"{money_text(cost.expected)} expected")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from rich.cells import cell_len, get_character_cell_size
+
 __all__ = [
     "LEVELS",
     "Filter",
@@ -51,13 +53,14 @@ class Lead:
     """What stands before a line: when it came, and whose it is."""
 
     prefixes: tuple[str, ...] = ()
-    """By source; none where there is but one."""
+    """By source, all as wide as one another; none where there is but one."""
     timed: bool = False
 
     @property
     def width(self) -> int:
-        """Characters, the same for all lines."""
-        return (len(self.prefixes[0]) if self.prefixes else 0) + (_CLOCK if self.timed else 0)
+        """Cells, the same for all lines."""
+        prefix = cell_len(self.prefixes[0]) if self.prefixes else 0
+        return prefix + (_CLOCK if self.timed else 0)
 
     def clock(self, line: LogLine) -> str:
         """When it came, as far as that is known and to be shown."""
@@ -71,7 +74,7 @@ class Lead:
         """Whose it is."""
         if not self.prefixes:
             return ""
-        return self.prefixes[line.source] if line.source >= 0 else " " * len(self.prefixes[0])
+        return self.prefixes[line.source] if line.source >= 0 else " " * cell_len(self.prefixes[0])
 
     def text(self, line: LogLine) -> str:
         """The line with all that stands before it."""
@@ -247,7 +250,7 @@ class LogBook:
         self._measure()
 
     def wrap(self, width: int) -> None:
-        """Break lines after so many characters; 0: don't."""
+        """Break lines after so many cells; 0: don't."""
         if width != self._wrap:
             self._wrap = width
             self._measure()
@@ -262,11 +265,21 @@ class LogBook:
         at = self._rows_end
         for line in lines:
             self._rows.append(at)
-            at += self._height(line)
+            at += len(self._begins(line.text))
         self._rows_end = at
 
-    def _height(self, line: LogLine) -> int:
-        return max(1, -(-len(line.text) // self._wrap))
+    def _begins(self, text: str) -> Sequence[int]:
+        """Where in a text that is wrapped each row of it begins."""
+        if text.isascii():
+            return range(0, max(1, len(text)), self._wrap)
+        begins, used = [0], 0
+        for at, sign in enumerate(text):
+            size = get_character_cell_size(sign)
+            if used + size > self._wrap and used:
+                begins.append(at)
+                used = 0
+            used += size
+        return begins
 
     # -------------------------------------------------------------------- rows
 
@@ -281,14 +294,14 @@ class LogBook:
         """What a screen line shows; None after the end."""
         if not 0 <= row < self.row_count:
             return None
-        position, begin = row, 0
-        if self._wrap:
-            position = bisect_right(self._rows, row) - 1
-            begin = (row - self._rows[position]) * self._wrap
+        position = bisect_right(self._rows, row) - 1 if self._wrap else row
         number = position + self._first if self._shown is None else self._shown[position]
         line = self.line(number)
-        end = begin + self._wrap if self._wrap else len(line.text)
-        return Piece(number, line, begin, end)
+        if not self._wrap:
+            return Piece(number, line, 0, len(line.text))
+        begins = [*self._begins(line.text), len(line.text)]
+        at = row - self._rows[position]
+        return Piece(number, line, begins[at], begins[at + 1])
 
     def row_of(self, number: int) -> int:
         """The screen line of a line, or of the next one that is shown."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -21,7 +20,7 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from sinergym_tui.views.cells import TONES, Cell, Column, fit_columns
+from sinergym_tui.views.cells import TONES, Cell, Column, fit_columns, fit_text
 from sinergym_tui.views.query import Order
 
 __all__ = ["LiveTable"]
@@ -326,7 +325,7 @@ class LiveTable(ScrollView, can_focus=True):
         if index >= len(self._keys):
             text = self._placeholder if not self._keys and y == 1 else ""
             style = self._style("muted")
-            return Strip([Segment(_fit(f" {text}", width), style)], width)
+            return Strip([Segment(fit_text(f" {text}", width), style)], width)
         if (strip := self._strips.get(index)) is None:
             strip = self._strips[index] = self._row(index, width)
             self.lines_painted += 1
@@ -351,8 +350,8 @@ class LiveTable(ScrollView, can_focus=True):
             title = column.title
             if column.key == self._order.column:
                 title = f"{title[: size - 1]}{'▾' if self._order.descending else '▴'}"
-            titles.append(_fit(title, size, is_right=column.is_right))
-        return Strip([Segment(_fit(f"  {' '.join(titles)}", width), style)], width)
+            titles.append(fit_text(title, size, is_right=column.is_right))
+        return Strip([Segment(fit_text(f"  {' '.join(titles)}", width), style)], width)
 
     def _row(self, index: int, width: int) -> Strip:
         key, cells = self._keys[index], self._cells_of(index)
@@ -365,7 +364,7 @@ class LiveTable(ScrollView, can_focus=True):
         used = 2
         for position, size in self._layout:
             cell = cells[position]
-            text = _fit(cell.text, size, is_right=self._columns[position].is_right)
+            text = fit_text(cell.text, size, is_right=self._columns[position].is_right)
             style = row_style if is_bright else self._style(cell.tone or "plain", has_cursor)
             segments.append(Segment(text + " ", style))
             used += size + 1
@@ -395,11 +394,3 @@ class LiveTable(ScrollView, can_focus=True):
         """A component's colour of letters, blended with the table's ground, without the ground."""
         style = self.get_component_rich_style(name)
         return Style(color=style.color, bold=style.bold, italic=style.italic)
-
-
-def _fit(text: str, width: int, *, is_right: bool = False) -> str:
-    """Exactly so many cells, cut with an ellipsis."""
-    size = len(text) if text.isascii() else cell_len(text)
-    if size > width:
-        return set_cell_size(text, width - 1) + "…" if width > 0 else ""
-    return " " * (width - size) + text if is_right else text + " " * (width - size)

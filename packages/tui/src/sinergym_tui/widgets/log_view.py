@@ -18,11 +18,13 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from sinergym_tui.views.cells import fit_text
 from sinergym_tui.views.logbook import Filter, Lead, LogBook, LogLine, Piece, level_of
 
 __all__ = ["LogView"]
 
 _SOURCES: Final = 8  # colours of prefixes
+_NAME: Final = 24  # cells of a prefix, at most
 _RUNNER: Final = "sinergym-runner: "
 
 
@@ -105,8 +107,9 @@ class LogView(ScrollView, can_focus=True):
         """
         self.book.clear()
         self._note = note
-        width = max(map(len, sources), default=0)
-        prefixes = tuple(f"{name:<{width}} │ " for name in sources) if len(sources) > 1 else ()
+        width = min(_NAME, max(map(cell_len, sources), default=0))
+        names = [fit_text(name, width) for name in sources] if len(sources) > 1 else []
+        prefixes = tuple(f"{name} │ " for name in names)
         self.lead = replace(self.lead, prefixes=prefixes)
         self._follow(True)
         self._measure()
@@ -261,8 +264,7 @@ class LogView(ScrollView, can_focus=True):
                 )
             return Strip.blank(width, style)
         lead = self._lead_of(piece)
-        taken = sum(len(segment.text) for segment in lead)
-        text, room = self._text_of(piece, style), width - taken
+        text, room = self._text_of(piece, style), width - Segment.get_line_length(lead)
         if self.wrapped:
             return Strip([*lead, *text]).adjust_cell_length(width, style)
         strip = Strip(text)

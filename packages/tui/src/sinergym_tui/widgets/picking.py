@@ -183,7 +183,9 @@ def _entries(folder: Path) -> tuple[_Entry, ...]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            folders.append(_Entry(path, is_folder=True))
+            # Its name is put into the field; what isn't seen there can't be typed either.
+            if path.name.isprintable():
+                folders.append(_Entry(path, is_folder=True))
         elif path.suffix in _SUFFIXES:
             files.append(_Entry(path, is_folder=False, about=_about(path)))
     return (*files, *folders)
