@@ -425,7 +425,12 @@ def test_the_command_lists_removes_and_says_what_stays(there: Clients, run: Run)
     assert "address mlflow-ip stays: address mlflow-ip: You shall not." in refused.err
     assert "1 of 1 stay; `gcloud-ops reap --yes` tries again" in refused.err
 
-    done = run("reap", "--yes")
+    unknown = run("reap", "mlflow-ip", "none-such", "--yes")
+    assert (unknown.code, "none-such is not among" in unknown.err) == (3, True)
+    named = run("reap", "mlflow-ip")
+    assert named.err.endswith("remove them with `gcloud-ops reap mlflow-ip --yes`\n")
+
+    done = run("reap", "mlflow-ip", "--yes")
     assert (done.code, done.out) == (0, "")
     assert done.err.splitlines() == [
         "address mlflow-ip removed (europe-west1)",

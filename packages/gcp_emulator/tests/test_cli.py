@@ -187,6 +187,26 @@ def test_requests_and_instances_keep_it_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_mishap_by_command(tmp_path: Path) -> None:
+    """It befalls an instance or the whole cloud; what can't be is said in one line."""
+    with serving(tmp_path):
+        for words, said in (
+            (("kill", "nobody"), "instances/nobody"),
+            (("kill",), "kill needs the instances' names"),
+            (("stock-out", "quick-0001"), "stock-out needs no instance"),
+            (("disk-full", "nobody", "--seconds", "900"), "seconds: seconds, within 0..600"),
+        ):
+            refused = run("befall", *words, folder=tmp_path)
+            assert (refused.returncode, said in refused.stderr) == (1, True), refused.stderr
+            assert len(refused.stderr.splitlines()) == 1
+        for what, expected in (("stock-out", 0), ("stock-in", None)):
+            done = run("befall", what, "--output", "json", folder=tmp_path)
+            assert (done.returncode, done.stderr) == (0, f"gcp-emulator: the cloud: {what}\n")
+            assert json.loads(done.stdout)[0]["capacity"] == expected
+    assert run("befall", "stock-out", folder=tmp_path).returncode == 1
+
+
+@pytest.mark.slow
 def test_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Wrong options exit with 2, a cloud that can't start with 1; one line, nothing made."""
     for words in (

@@ -23,6 +23,22 @@ type Folder = Annotated[
     Parameter(help="The cloud's folder (default: $GCP_EMULATOR_FOLDER, or the user's own)."),
 ]
 
+type Mishap = Literal[
+    "preempt",
+    "expire",
+    "kill",
+    "kill-container",
+    "refuse-ssh",
+    "hang-ssh",
+    "cut-ssh",
+    "disk-full",
+    "stock-out",
+    "stock-in",
+    "quota-out",
+    "quota-in",
+    "cut-iap",
+]
+
 
 @app.default
 def serve(
@@ -163,6 +179,44 @@ def inbox(*, folder: Folder = None, output: Literal["table", "json"] = "table") 
         subject = "".join(sign if sign.isprintable() else " " for sign in one["subject"])
         why = f" ({one['reason']})" if one["reason"] else ""
         print(f"{one['time']}  {one['type']:<17} {one['to']}  {one['state']}{why}\n    {subject}")
+    return 0
+
+
+@app.command
+def befall(
+    mishap: Mishap,
+    /,
+    *instances: str,
+    grace: float = 30,
+    seconds: float | None = None,
+    folder: Folder = None,
+    output: Literal["table", "json"] = "table",
+) -> int:
+    """Have something go wrong, now: with instances, or (the last five) with the whole cloud.
+
+    Args:
+        mishap: What.
+        instances: The names of those that it befalls.
+        grace: Seconds from the notice of a preemption to its end.
+        seconds: Seconds until refuse-ssh, hang-ssh or disk-full is over again (default: never).
+        folder: The cloud's.
+        output: What the cloud replies, as JSON.
+    """
+    import json
+
+    from gcp_emulator import serving
+
+    how = {"grace": grace} if seconds is None else {"grace": grace, "seconds": seconds}
+    try:
+        replies = serving.befall(_folder(folder), mishap, instances, **how)
+    except serving.CloudError as error:
+        return _complain(str(error))
+    if replies is None:
+        return _complain(f"no cloud runs in {_folder(folder)}")
+    if output == "json":
+        print(json.dumps(replies, indent=1))
+    for name in instances or ("the cloud",):
+        print(f"gcp-emulator: {name}: {mishap}", file=sys.stderr)
     return 0
 
 

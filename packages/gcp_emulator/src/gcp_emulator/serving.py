@@ -23,7 +23,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from gcp_emulator.companions import Companion
@@ -148,7 +148,7 @@ def find(folder: Path) -> dict[str, Any] | None:
     try:
         known: dict[str, Any] = json.loads((folder / "cloud.json").read_text())
         status = _call("GET", f"{known['endpoint']}/emulator/status")
-    except (OSError, http.client.HTTPException, ValueError, KeyError):
+    except (OSError, http.client.HTTPException, ValueError, KeyError, CloudError):
         return None
     return known | status if status.get("id") == known.get("id") else None
 
@@ -161,6 +161,46 @@ def inbox(folder: Path) -> list[dict[str, Any]] | None:
     reply = _call("GET", f"{known['endpoint']}/emulator/inbox")
     messages: list[dict[str, Any]] = reply["messages"]
     return messages
+
+
+MISHAPS: Final[Mapping[str, tuple[str, Mapping[str, object]]]] = {
+    "stock-out": ("capacity", {"capacity": 0}),
+    "stock-in": ("capacity", {"capacity": None}),
+    "quota-out": ("quotas", {"metric": "CPUS_ALL_REGIONS", "limit": 0}),
+    "quota-in": ("quotas", {"metric": "CPUS_ALL_REGIONS", "limit": None}),
+    "cut-iap": ("iap/cut", {}),
+}
+"""What can befall the whole cloud: its route below `/emulator/`, and what is sent there."""
+
+
+def befall(folder: Path, what: str, names: Sequence[str], **how: float) -> list[Any] | None:
+    """Have something go wrong, now, with the cloud of this folder; None when there is none.
+
+    Args:
+        folder: The cloud's.
+        what: One of `MISHAPS`, or a fault of an instance (see `control`).
+        names: The instances that it befalls; none for what befalls the whole cloud.
+        how: `grace` and `seconds`, as `control` has them.
+
+    Returns:
+        What the cloud replied, for each instance.
+
+    Raises:
+        CloudError: It is refused; what was done to instances before stays done.
+    """
+    if (what in MISHAPS) == bool(names):
+        needs = "no instance: all of the cloud" if names else "the instances' names"
+        raise CloudError(f"{what} needs {needs}")
+    known = find(folder)
+    if known is None:
+        return None
+    route, body = MISHAPS.get(what, ("", how))
+    places = [urllib.parse.quote(name, safe="") for name in names]
+    routes = [route] if route else [f"instances/{place}/{what}" for place in places]
+    try:
+        return [_call("POST", f"{known['endpoint']}/emulator/{one}", body) for one in routes]
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        raise CloudError(f"the cloud doesn't answer: {error}") from error
 
 
 def stop(folder: Path, *, seconds: float = 30.0) -> bool:
@@ -294,14 +334,22 @@ async def _until_end(cloud: "LocalCloud", idle_seconds: float) -> None:
             return
 
 
-def _call(verb: str, url: str) -> dict[str, Any]:
-    """A JSON reply of the cloud; asked directly, whatever proxy the environment names."""
+def _call(verb: str, url: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """A JSON reply of the cloud; asked directly, whatever proxy the environment names.
+
+    Raises:
+        CloudError: It refuses.
+    """
     parts = urllib.parse.urlsplit(url)
     with contextlib.closing(
         http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
     ) as connection:
-        connection.request(verb, parts.path)
-        reply: dict[str, Any] = json.load(connection.getresponse())
+        sent = None if body is None else json.dumps(dict(body))
+        connection.request(verb, parts.path, sent, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        reply: dict[str, Any] = json.load(answer)
+        if answer.status >= 400:
+            raise CloudError(str(reply["error"]["message"]))
         return reply
 
 

@@ -43,6 +43,9 @@ class Action:
     """Changes something in the cloud: not offered, and refused, when read-only."""
     only_local: bool = False
     """Of the local cloud only: not offered elsewhere."""
+    headless: tuple[str, ...] = ()
+    """Commands that do or tell the same, as JSON with `--output json`; words in capitals stand
+    for what is chosen. None for what touches only what is shown."""
 
     @property
     def id(self) -> str:
@@ -69,6 +72,7 @@ ACTIONS: Final = (
         label="Open",
         help="Go in: the sweep's experiments, the experiment's facts",
         scopes=("sweeps", "sweep"),
+        headless=("gcloud-ops sweep status SWEEP", "gcloud-ops containers list SWEEP"),
     ),
     # ---------------------------------------------------------------- sweeps
     Action(
@@ -78,6 +82,7 @@ ACTIONS: Final = (
         help="Launch a sweep; shows what it will create, and asks, before it does",
         scopes=("sweeps",),
         changes=True,
+        headless=("gcloud-ops sweep launch FILE --dry-run",),
     ),
     Action(
         name="cancel_sweep",
@@ -86,6 +91,7 @@ ACTIONS: Final = (
         help="Cancel the sweep: its VMs go, its results stay",
         scopes=("sweeps",),
         changes=True,
+        headless=("gcloud-ops sweep cancel SWEEP",),
     ),
     Action(
         name="resume",
@@ -94,6 +100,7 @@ ACTIONS: Final = (
         help="Go on with a launch that was interrupted: what has no VM gets one",
         scopes=("sweeps",),
         changes=True,
+        headless=("gcloud-ops sweep resume SWEEP",),
     ),
     Action(
         name="delete_sweep",
@@ -102,6 +109,7 @@ ACTIONS: Final = (
         help="Delete the sweep with all its results",
         scopes=("sweeps",),
         changes=True,
+        headless=("gcloud-ops sweep delete SWEEP --force",),
     ),
     Action(
         name="compare",
@@ -109,6 +117,7 @@ ACTIONS: Final = (
         label="Compare",
         help="What was learned: configurations ranked over their seeds, curves overlaid",
         scopes=("sweeps", "sweep"),
+        headless=("gcloud-ops sweep results SWEEP",),
     ),
     # ---------------------------------------------------------------- launch
     Action(
@@ -118,6 +127,7 @@ ACTIONS: Final = (
         help="Launch what the form says; asks first, and says what it costs",
         scopes=("launch",),
         changes=True,
+        headless=("gcloud-ops sweep launch FILE",),
     ),
     Action(
         name="pick_file",
@@ -147,6 +157,7 @@ ACTIONS: Final = (
         label="Versus",
         help="Put another sweep beside this one, or take it away",
         scopes=("compare",),
+        headless=("gcloud-ops sweep compare SWEEP OTHER",),
     ),
     Action(
         name="by_metric",
@@ -154,6 +165,7 @@ ACTIONS: Final = (
         label="Metric",
         help="Rank by another number that the experiments report",
         scopes=("compare",),
+        headless=("gcloud-ops sweep results SWEEP --metric METRIC",),
     ),
     # ---------------------------------------------------------------- alerts
     Action(
@@ -163,6 +175,7 @@ ACTIONS: Final = (
         help="Add a channel: e-mail, webhook, Pub/Sub, Slack, SMS...; secrets are never shown",
         scopes=("alerts",),
         changes=True,
+        headless=("gcloud-ops alerts channels add TYPE ADDRESS",),
     ),
     Action(
         name="verify",
@@ -171,6 +184,7 @@ ACTIONS: Final = (
         help="Have a code sent to the channel, or give the code that has arrived",
         scopes=("alerts",),
         changes=True,
+        headless=("gcloud-ops alerts channels verify CHANNEL [CODE]",),
     ),
     Action(
         name="set_up_policies",
@@ -179,6 +193,7 @@ ACTIONS: Final = (
         help="Make the alert policies, or mend them, and say whom they tell",
         scopes=("alerts",),
         changes=True,
+        headless=("gcloud-ops alerts policies setup --channel CHANNEL",),
     ),
     Action(
         name="switch",
@@ -187,6 +202,10 @@ ACTIONS: Final = (
         help="Switch the policy on or off",
         scopes=("alerts",),
         changes=True,
+        headless=(
+            "gcloud-ops alerts policies enable POLICY",
+            "gcloud-ops alerts policies disable POLICY",
+        ),
     ),
     Action(
         name="send_test",
@@ -195,6 +214,7 @@ ACTIONS: Final = (
         help="Send a real signal through, and see whom it reaches",
         scopes=("alerts",),
         changes=True,
+        headless=("gcloud-ops alerts test",),
     ),
     Action(
         name="remove_row",
@@ -203,6 +223,10 @@ ACTIONS: Final = (
         help="Remove the channel, or all of our policies",
         scopes=("alerts",),
         changes=True,
+        headless=(
+            "gcloud-ops alerts channels remove CHANNEL",
+            "gcloud-ops alerts policies remove",
+        ),
     ),
     # ------------------------------------------------------- tracking server
     Action(
@@ -212,6 +236,7 @@ ACTIONS: Final = (
         help="Bring up the tracking server, or what of it is missing; says what it costs a month",
         scopes=("tracking",),
         changes=True,
+        headless=("mlflow-infra up",),
     ),
     Action(
         name="open_page",
@@ -219,6 +244,7 @@ ACTIONS: Final = (
         label="Open",
         help="Open the server's web page in a browser",
         scopes=("tracking",),
+        headless=("mlflow-infra url",),
     ),
     Action(
         name="check",
@@ -227,6 +253,7 @@ ACTIONS: Final = (
         help="Ask the server whether it is well: health, logins, database, artifacts",
         scopes=("tracking",),
         changes=True,
+        headless=("mlflow-infra status",),
     ),
     Action(
         name="server_log",
@@ -235,6 +262,7 @@ ACTIONS: Final = (
         help="Read the log of the server's container, or of its VM's boot",
         scopes=("tracking",),
         changes=True,
+        headless=("mlflow-infra logs",),
     ),
     Action(
         name="restart_server",
@@ -243,6 +271,7 @@ ACTIONS: Final = (
         help="Restart the server's VM, and wait until it is well",
         scopes=("tracking",),
         changes=True,
+        headless=("mlflow-infra restart",),
     ),
     Action(
         name="take_down",
@@ -251,6 +280,7 @@ ACTIONS: Final = (
         help="Remove the server; its data (runs, artifacts, secrets) stay",
         scopes=("tracking",),
         changes=True,
+        headless=("mlflow-infra down",),
     ),
     Action(
         name="delete_everything",
@@ -260,6 +290,7 @@ ACTIONS: Final = (
         scopes=("tracking",),
         changes=True,
         in_footer=False,
+        headless=("mlflow-infra down --delete-data",),
     ),
     # ------------------------------------------------------------- leftovers
     Action(
@@ -269,6 +300,7 @@ ACTIONS: Final = (
         help="Remove what is left over: what is chosen, or all",
         scopes=("leftovers",),
         changes=True,
+        headless=("gcloud-ops reap [NAME...] --yes",),
     ),
     # ----------------------------------------------------------- experiments
     Action(
@@ -277,6 +309,7 @@ ACTIONS: Final = (
         label="Log",
         help="Open the log; of all chosen experiments, merged, where some are chosen",
         scopes=_ONES,
+        headless=("gcloud-ops sweep logs SWEEP [ID...] --follow",),
     ),
     Action(
         name="all_logs",
@@ -285,6 +318,7 @@ ACTIONS: Final = (
         help="Open the logs of all experiments that are shown, merged (64 at most)",
         scopes=("sweep",),
         in_footer=False,
+        headless=("gcloud-ops sweep logs SWEEP --follow",),
     ),
     Action(
         name="cancel",
@@ -293,6 +327,7 @@ ACTIONS: Final = (
         help="Cancel the chosen experiments, or the one with the cursor: their VMs go",
         scopes=_ONES,
         changes=True,
+        headless=("gcloud-ops sweep cancel SWEEP [ID...]",),
     ),
     Action(
         name="rerun",
@@ -301,6 +336,7 @@ ACTIONS: Final = (
         help="Run the chosen experiments again that have ended, from their last checkpoint",
         scopes=_ONES,
         changes=True,
+        headless=("gcloud-ops sweep rerun SWEEP [ID...]",),
     ),
     Action(
         name="restart",
@@ -310,6 +346,7 @@ ACTIONS: Final = (
         "last checkpoint",
         scopes=_ONES,
         changes=True,
+        headless=("gcloud-ops containers restart SWEEP [ID...]",),
     ),
     Action(
         name="mark",
@@ -472,13 +509,21 @@ ACTIONS: Final = (
         help="What goes on: how far it is; stop it",
         in_footer=False,
     ),
-    Action(name="show_sweeps", key="1", label="Sweeps", help="All sweeps", in_footer=False),
+    Action(
+        name="show_sweeps",
+        key="1",
+        label="Sweeps",
+        help="All sweeps",
+        in_footer=False,
+        headless=("gcloud-ops sweep list",),
+    ),
     Action(
         name="show_incidents",
         key="2",
         label="Incidents",
         help="What was noticed, and what was told of it",
         in_footer=False,
+        headless=("gcloud-ops alerts incidents",),
     ),
     Action(
         name="show_alerts",
@@ -486,6 +531,10 @@ ACTIONS: Final = (
         label="Alerts",
         help="Whom Cloud Monitoring tells of the ends of experiments and sweeps",
         in_footer=False,
+        headless=(
+            "gcloud-ops alerts channels list",
+            "gcloud-ops alerts policies list",
+        ),
     ),
     Action(
         name="show_tracking",
@@ -493,6 +542,7 @@ ACTIONS: Final = (
         label="Tracking server",
         help="The MLflow tracking server: what there is of it, and what it costs",
         in_footer=False,
+        headless=("mlflow-infra up --plan",),
     ),
     Action(
         name="show_doctor",
@@ -500,6 +550,7 @@ ACTIONS: Final = (
         label="Doctor",
         help="What may keep a sweep from running, and what to do about it",
         in_footer=False,
+        headless=("gcloud-ops doctor [FILE]",),
     ),
     Action(
         name="show_leftovers",
@@ -507,6 +558,7 @@ ACTIONS: Final = (
         label="Left over",
         help="What is left over on Compute Engine, and what it costs a day",
         in_footer=False,
+        headless=("gcloud-ops reap",),
     ),
     Action(
         name="rehearse",
@@ -516,6 +568,7 @@ ACTIONS: Final = (
         in_footer=False,
         changes=True,
         only_local=True,
+        headless=("gcloud-ops local befall MISHAP [ID...]",),
     ),
     Action(
         name="palette",

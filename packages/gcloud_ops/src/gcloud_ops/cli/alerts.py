@@ -114,6 +114,7 @@ def channels_verify(name: str, code: str | None = None, /, *, session: GivenSess
         alerts_.send_code(session.clients, found)
         verify = session.command(f"alerts channels verify {found.id} CODE")
         say(f"a code is on its way to {found.address}: `{verify}`")
+        session.emit_outcome({"channel": found.id, "code_sent": True})
         return
     session.emit([alerts_.verify_channel(session.clients, found, code)], CHANNELS)
 
@@ -148,6 +149,7 @@ def channels_remove(
         used_by=lambda channel: policies_using(session.clients, channel),
         force=force,
     )
+    session.emit_outcome({"removed": found.id})
     output.say(f"channel {found.id} removed")
     return output.ExitCode.DONE
 
@@ -230,6 +232,7 @@ def policies_remove(*, yes: Yes = False, session: GivenSession) -> int:
     if not output.confirm(question, yes=yes):
         return output.ExitCode.USAGE
     count = alerts_.remove_policies(session.clients, output.say)
+    session.emit_outcome({"removed": count})
     output.say(f"{count} policies removed")
     return output.ExitCode.DONE
 

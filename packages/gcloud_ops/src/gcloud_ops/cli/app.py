@@ -1,7 +1,7 @@
 """What all commands share: the app, the global options, and the session that they make."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -103,6 +103,13 @@ class Session:
             case "csv":
                 text = comma_separated(ROWS, seen.rows)
         sys.stdout.write(text)
+
+    def emit_outcome(self, outcome: Mapping[str, object]) -> None:
+        """Print what a change came to, for programs: people are told in words."""
+        from gcloud_ops.cli.output import as_json, dump
+
+        if self.common.output == "json":
+            sys.stdout.write(dump(as_json(outcome)))
 
     def command(self, words: str) -> str:
         """A command line of ours that works on the same cloud, for hints."""

@@ -85,6 +85,7 @@ def containers_restart(sweep: str, /, *experiments: str, session: GivenSession) 
     )
     for name, what in sorted(done_by_name.items()):
         output.say(f"{name}: {what}")
+    session.emit_outcome(dict(sorted(done_by_name.items())))
     good = all(what == "restarted" for what in done_by_name.values())
     return output.ExitCode.DONE if good else output.ExitCode.UNAVAILABLE
 

@@ -1,10 +1,11 @@
 """`gcloud-ops local`: the local cloud that `--local` works on."""
+# ruff: noqa: D417 (the docstrings are the help, and `session` is not an argument that users give)
 
 import sys
 
 from cyclopts import App
 
-from gcloud_ops.cli.app import Yes
+from gcloud_ops.cli.app import GivenSession, Yes
 
 __all__ = ["local"]
 
@@ -57,6 +58,33 @@ def local_wipe(*, yes: Yes = False) -> int:
     return _emulator("wipe")
 
 
+@local.command(name="befall")
+def local_befall(
+    mishap: str,
+    /,
+    *instances: str,
+    grace: float | None = None,
+    seconds: float | None = None,
+    session: GivenSession,
+) -> int:
+    """Rehearse: have something go wrong on the local cloud, and see what becomes of a sweep.
+
+    With instances: preempt, expire, kill (their host fails), kill-container, refuse-ssh, hang-ssh,
+    cut-ssh, disk-full. With the whole cloud: stock-out and stock-in (no room for more VMs; room
+    again), quota-out and quota-in, cut-iap.
+
+    Args:
+        mishap: What.
+        instances: The names of those that it befalls.
+        grace: Seconds from the notice of a preemption to its end. [30]
+        seconds: Seconds until refuse-ssh, hang-ssh or disk-full is over again. [never]
+    """
+    given = {"--grace": grace, "--seconds": seconds}
+    how = [f"{flag}={value}" for flag, value in given.items() if value is not None]
+    form = ["--output=json"] if session.common.output == "json" else []
+    return _emulator("befall", mishap, *instances, *how, *form)
+
+
 @local.command(name="folder")
 def local_folder() -> None:
     """Print the folder of the local cloud's state and results."""
@@ -65,7 +93,7 @@ def local_folder() -> None:
     sys.stdout.write(f"{cloud_folder()}\n")
 
 
-def _emulator(command: str) -> int:
+def _emulator(*words: str) -> int:
     from gcloud_ops.local import emulator
 
-    return emulator(command)
+    return emulator(*words)

@@ -166,11 +166,13 @@ class LogPrinter:
     Args:
         sweep: The sweep's name.
         prefixed: Whether each line gets the experiment's number before it: `0001 | line`.
+        form: As JSON, each line is an object: `{"experiment": "x-0001", "line": "..."}`.
     """
 
-    def __init__(self, sweep: str, *, prefixed: bool) -> None:
+    def __init__(self, sweep: str, *, prefixed: bool, form: Format = "table") -> None:
         self._sweep = sweep
         self._prefixed = prefixed
+        self._form = form
         self._begun: dict[str, bytes] = {}
 
     def print(self, experiment: str, data: bytes) -> None:
@@ -193,7 +195,10 @@ class LogPrinter:
         number = experiment.removeprefix(f"{self._sweep}-")
         before = f"{number} | " if self._prefixed else ""
         for line in clean(data.decode("utf-8", "replace")).split("\n"):
-            sys.stdout.write(f"{before}{line}\n")
+            if self._form == "json":
+                sys.stdout.write(json.dumps({"experiment": experiment, "line": line}) + "\n")
+            else:
+                sys.stdout.write(f"{before}{line}\n")
         sys.stdout.flush()
 
 

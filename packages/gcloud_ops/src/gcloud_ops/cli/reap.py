@@ -13,20 +13,25 @@ if TYPE_CHECKING:
 __all__ = ["reap"]
 
 
-def reap(*, yes: Yes = False, session: GivenSession) -> int:
+def reap(*names: str, yes: Yes = False, session: GivenSession) -> int:
     """List what is ours, costs or hangs, and should not be there; with --yes, remove it.
 
     Groups and instances whose experiments have ended, templates, disks and addresses that nothing
     uses. A sweep that may still do something is never among them. Without --yes nothing changes.
 
     Args:
+        names: Only what is called so. None means all.
         yes: Remove it.
     """
     from gcloud_ops import prices, reaping
     from gcloud_ops.cli.output import ExitCode, as_json, dollars, dump, exit_code_for, say
+    from gcloud_ops.errors import NotFound
 
     clients = session.clients
     found = reaping.find(clients, prices=prices.load(), tell=say)
+    if unknown := sorted(set(names) - {one.name for one in found}):
+        raise NotFound(f"{unknown[0]} is not among what is left over", resource=unknown[0])
+    found = tuple(one for one in found if not names or one.name in names)
     daily = sum(one.daily or 0.0 for one in found)
     left = reaping.remove(clients, found, say) if yes else None
     if session.common.output == "json":
@@ -41,7 +46,8 @@ def reap(*, yes: Yes = False, session: GivenSession) -> int:
     more = "" if all(one.daily is not None for one in found) else ", and what has no price here"
     cost = f"{dollars(daily)} a day{more}"
     if left is None:
-        say(f"{len(found)} left over, {cost}: remove them with `{session.command('reap --yes')}`")
+        again = session.command(" ".join(["reap", *names, "--yes"]))
+        say(f"{len(found)} left over, {cost}: remove them with `{again}`")
         return ExitCode.DONE
     if left:
         say(f"{len(left)} of {len(found)} stay; `{session.command('reap --yes')}` tries again")

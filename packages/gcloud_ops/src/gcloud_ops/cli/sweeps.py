@@ -260,6 +260,8 @@ def sweep_logs(
 ) -> None:
     """Print logs of a sweep's experiments; of several, each line with its number before it.
 
+    As JSON it is an object a line: {"experiment": ..., "line": ...}.
+
     Args:
         name: The sweep's name.
         experiments: Which: quick-0007, 0007 or 7. None means all.
@@ -274,7 +276,7 @@ def sweep_logs(
         raise InvalidRequest("--tail: a number of lines, 0 or more")
     seen = sweeps.status(name, session.clients)
     chosen = logs.select(seen, experiments)
-    printer = LogPrinter(name, prefixed=len(chosen) > 1)
+    printer = LogPrinter(name, prefixed=len(chosen) > 1, form=session.common.output)
     if follow:
         for chunk in logs.follow(name, session.clients, chosen, tail=tail):
             printer.print(chunk.experiment, chunk.data)
@@ -310,6 +312,7 @@ def sweep_cancel(
     if not output.confirm(f"Cancel {what} and remove its {alive} instances?", yes=yes):
         return output.ExitCode.USAGE
     seen = sweeps.cancel(name, session.clients, experiments=experiments, on_step=output.say)
+    session.emit_snapshot(seen, "")
     output.say(f"{name}: {output.explain(seen)}")
     return output.ExitCode.DONE
 
@@ -338,6 +341,7 @@ def sweep_delete(
     if not output.confirm(question, yes=yes):
         return output.ExitCode.USAGE
     count = sweeps.delete(name, session.clients, force=force, on_step=output.say)
+    session.emit_outcome({"sweep": name, "bucket": seen.bucket, "objects": count})
     output.say(f"{name}: {count} objects deleted")
     return output.ExitCode.DONE
 

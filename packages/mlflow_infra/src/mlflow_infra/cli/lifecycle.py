@@ -109,6 +109,7 @@ def restart(*, session: GivenSession) -> None:
     from mlflow_infra import operations
 
     seconds = operations.restart(session.clients, session.infra, tell=say)
+    session.emit_outcome({"seconds": seconds})
     say(f"well again after {seconds:.0f} s")
 
 
@@ -175,6 +176,7 @@ def down(
     if not going:
         output.say(f"there is nothing to remove in project {infra.project}")
         _tell_staying(staying)
+        session.emit_outcome(_removed(going, staying))
         return output.ExitCode.DONE
     for finding in going:
         output.say(f"will be removed: {finding.what}")
@@ -195,6 +197,7 @@ def down(
         words = "down --delete-data" if delete_data else "down"
         output.say(f"{PROGRAM}: interrupted; `{session.command(words)}` goes on")
         return output.ExitCode.INTERRUPTED
+    session.emit_outcome(_removed(going, staying))
     output.say("removed" if not staying else "removed; the data are kept")
     return output.ExitCode.DONE
 
@@ -259,6 +262,10 @@ def _tell_staying(findings: "Sequence[Finding]") -> None:
 
     for finding in findings:
         say(f"stays: {finding.what}")
+
+
+def _removed(going: "Sequence[Finding]", staying: "Sequence[Finding]") -> dict[str, list[str]]:
+    return {"removed": [it.what for it in going], "kept": [it.what for it in staying]}
 
 
 def _cost(looked: "Plan") -> str:

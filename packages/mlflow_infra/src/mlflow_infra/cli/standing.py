@@ -128,7 +128,7 @@ def logs(
 
     if lines is not None and lines < 0:
         raise InvalidRequest("--lines: a number of lines, 0 or more")
-    printer = LogPrinter("", prefixed=False)
+    printer = LogPrinter("", prefixed=False, form=session.common.output)
     printed = False
 
     async def of_container() -> None:

@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Label, Static
 
-from sinergym_tui.actions import MOVING, actions_of
+from sinergym_tui.actions import MOVING, Action, actions_of
 
 if TYPE_CHECKING:
     from sinergym_tui.app import Console
@@ -31,7 +31,7 @@ class TextScreen(ModalScreen[None]):
             width: 84; max-width: 100%; height: auto; max-height: 100%;
             border: round $primary; padding: 0 1; background: $surface;
         }
-        & VerticalScroll { height: auto; max-height: 80vh; scrollbar-size-vertical: 1; }
+        & VerticalScroll { height: auto; max-height: 74vh; scrollbar-size-vertical: 1; }
         & .title { text-style: bold; margin-bottom: 1; }
         & .foot { color: $text-muted; margin-top: 1; }
         & Static { width: 100%; }
@@ -61,22 +61,32 @@ class TextScreen(ModalScreen[None]):
 
 
 def help_text(console: "Console", scope: str) -> Content:
-    """The keys of a screen, from the list of actions; those that are not offered left out."""
+    """The keys of a screen, with their commands; without those that are not offered."""
     own = [each for each in actions_of(scope) if each.scopes]
     common = [each for each in actions_of(scope) if not each.scopes]
     parts = [Content.styled("On this screen", "bold $text-primary")]
-    parts += [
-        _line(console.key_of(each), each.help) for each in own if not console.is_refused(each)
-    ]
+    parts += [_about(console, each) for each in own if not console.is_refused(each)]
     parts.append(Content.styled("\nEverywhere", "bold $text-primary"))
     parts += [_line(key, what) for key, what in MOVING.items()]
-    parts += [
-        _line(console.key_of(each), each.help) for each in common if not console.is_refused(each)
-    ]
+    parts += [_about(console, each) for each in common if not console.is_refused(each)]
+    parts.append(Content.styled("\nAfter $ is the command for a shell", "bold $text-primary"))
+    parts.append(_line("--output json", "gives what it tells as JSON"))
+    parts.append(_line("--yes", "answers what it asks"))
+    if console.is_local:
+        parts.append(_line("--local", "works on the local cloud, as this console does"))
     return Content("\n").join(parts)
 
 
-def _line(key: str, what: str) -> Content:
+def _about(console: "Console", action: Action) -> Content:
+    return _line(console.key_of(action), action.help, *action.headless)
+
+
+def _line(key: str, what: str, *commands: str) -> Content:
     first, *more = wrap(what, _WHAT)
     rest = "".join(f"\n{'':<{_KEY}}{line}" for line in more)
-    return Content.assemble((f"{key:<{_KEY}}", "$text-accent"), (f"{first}{rest}", ""))
+    typed = "".join(f"\n{'':<{_KEY}}$ {command}" for command in commands)
+    return Content.assemble(
+        (f"{key:<{_KEY}}", "$text-accent"),
+        (f"{first}{rest}", ""),
+        (typed, "$foreground 60%"),
+    )
