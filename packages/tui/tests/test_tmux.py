@@ -1,145 +1,186 @@
 """The console in a real terminal (tmux), by keys alone; one goes on where another was killed."""
 
-import shutil
-import subprocess
-import sys
+import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.clouds import BIN, OwnCloud, clean_environment
+from tests.terminals import Tmux, shell
 
-from gcloud_ops import sweeps
-from gcloud_ops.clients import Clients
-from gcloud_ops.settings import Settings
+from gcloud_ops import sweeps, templates
 
 from .conftest import write_record
-from .test_terminal import flags
 
-COMMAND = str(Path(sys.executable).with_name("sinergym-tui"))
-
-
-class Tmux:
-    """A shell in a terminal of 80 x 24, on a tmux server of its own."""
-
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self._server = ("tmux", "-L", f"sinergym-{folder.name}-{time.monotonic_ns()}")
-        variables = [f"{name}={value}" for name, value in environment.items()]
-        shell = ("env", *variables, "PS1=ready> ", "bash", "--norc", "--noprofile")
-        size = ("-x", "80", "-y", "24", "-c", str(folder))
-        self._run("-f", "/dev/null", "new-session", "-d", *size, *shell)
-        self.until("ready>")
-
-    def press(self, *keys: str) -> None:
-        """Press keys, as tmux names them."""
-        self._run("send-keys", *keys)
-
-    def type(self, text: str) -> None:
-        """Type text as it is."""
-        self._run("send-keys", "-l", text)
-
-    @property
-    def screen(self) -> str:
-        """What can be seen."""
-        return self._run("capture-pane", "-p")
-
-    def until(self, *texts: str, seconds: float = 40) -> None:
-        """Wait until all of these can be seen."""
-        deadline = time.monotonic() + seconds
-        while not all(text in (seen := self.screen) for text in texts):
-            assert time.monotonic() < deadline, f"{texts}\n{seen}"
-            time.sleep(0.1)
-
-    def until_settled(self) -> None:
-        """Wait until nothing changes for half a second: a list is read and has the focus."""
-        deadline, seen, since = time.monotonic() + 20, "", time.monotonic()
-        while time.monotonic() - since < 0.5:
-            assert time.monotonic() < deadline, seen
-            now = self.screen
-            if now != seen:
-                seen, since = now, time.monotonic()
-            time.sleep(0.1)
-
-    def pane(self, variable: str) -> str:
-        """What tmux knows of the terminal."""
-        return self._run("display-message", "-p", f"#{{{variable}}}").strip()
-
-    def end(self) -> None:
-        """End the server, and all in it."""
-        self._run("kill-server")
-
-    def _run(self, *words: str) -> str:
-        ran = subprocess.run(
-            [*self._server, *words], check=True, capture_output=True, text=True, timeout=20
-        )
-        return ran.stdout
+MANY = 40
+STOCK = 15
+GROUPS = "compute.instanceGroupManagers"
 
 
 @pytest.fixture
-def tmux(settings: Settings, tmp_path: Path) -> Iterator[Tmux]:
-    """A terminal."""
-    if shutil.which("tmux") is None:
-        pytest.skip("tmux is not installed")
-    shown = Tmux(tmp_path, {"GCLOUD_OPS_SSH_PORT": str(settings.ssh_port)})
-    try:
+def cloud(tmp_path: Path) -> Iterator[OwnCloud]:
+    """An inert local cloud of the test's own: what befalls it befalls nobody else."""
+    folder = tmp_path / "cloud"
+    folder.mkdir()
+    made = OwnCloud(folder, clean_environment(), "--boot-seconds", "0.2", "--pull-seconds", "0.1")
+    templates.create_template(
+        made.clients,
+        templates.TemplateSpec(name="sinergym-template", image="local/sinergym-trainer:latest"),
+    )
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def tmux(cloud: OwnCloud, tmp_path: Path) -> Iterator[Tmux]:
+    """A terminal; commands in it find the cloud."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    with shell(tmp_path, {**clean_environment(), **cloud.flags, "PATH": path}) as shown:
         yield shown
-    finally:
-        shown.end()
 
 
-@pytest.mark.slow
-def test_a_sweep_is_launched_killed_and_read_in_a_terminal(
-    tmux: Tmux, settings: Settings, clients: Clients, tmp_path: Path
-) -> None:
-    """Launch by keys, kill the console, go on in another, read a log, leave a clean terminal."""
-    text = "name: typed\ndispatch: ssh\nexperiments:\n  - echo one\n  - echo two\n"
-    (tmp_path / "typed.yaml").write_text(text)
-    command = " ".join([COMMAND, *flags(settings)])
-    tmux.type(command)
-    tmux.press("Enter")
+def launch_by_keys(tmux: Tmux, folder: Path, name: str, text: str) -> None:
+    """Open the console, pick a sweep file, look at the plan, say yes."""
+    (folder / f"{name}.yaml").write_text(text)
+    tmux.enter("sinergym-tui")
     tmux.until("no sweeps yet")
     tmux.press("l")
     tmux.until("Launch a sweep")
     tmux.press("C-o")
-    tmux.until("Open a sweep file", "typed.yaml")
-    tmux.until_settled()
-    tmux.press("Tab")
-    tmux.type("typed.yaml")
-    tmux.press("Enter")
-    tmux.until("dispatch: ssh")
-    tmux.until("2 VMs")
+    tmux.until("Open a sweep file", f"{name}.yaml")
+    tmux.enter(name)
+    tmux.until(f"launch › {name}.yaml", "an hour")
     tmux.press("C-l")
-    tmux.until("Launch sweep typed?")
+    tmux.until(f"Launch sweep {name}?")
     tmux.press("Tab", "Enter")
-    tmux.until("▸ typed")
 
-    console = tmux.pane("pane_pid")
-    children = Path(f"/proc/{console}/task/{console}/children").read_text().split()
-    subprocess.run(["kill", "-KILL", *children], check=True)
+
+def kill(tmux: Tmux) -> None:
+    """Kill the console, which can do nothing about it; then put the terminal right."""
+    (console,) = tmux.children
+    os.kill(console, signal.SIGKILL)
     tmux.until("Killed")
-    tmux.type("stty sane; reset -I; clear; echo cle''ared")
-    tmux.press("Enter")
+    tmux.enter("stty sane; reset -I; clear; echo cle''ared")
     tmux.until("cleared")
-    tmux.type(command)
-    tmux.press("Enter")
-    tmux.until("▸ typed", "R Resume")
-    tmux.press("R")
-    tmux.until("Go on with the launch of sweep typed?")
-    tmux.press("Tab", "Enter")
-    tmux.until("launched: ")
-    tmux.press("Enter")
-    tmux.until("sweeps › typed", "typed-0002")
-    for number in (1, 2):
-        write_record(clients, "typed", number, state="running", progress={"episode": 1})
-    tmux.until("▶ running")
-    tmux.press("o")
-    tmux.until("typed-0001 › log", "submit -- 'echo one'")
-    tmux.press("q")
-    tmux.until("ready>")
 
-    assert tmux.pane("alternate_on") == "0"
-    assert tmux.pane("mouse_any_flag") == "0"
-    tmux.type("echo clean-$?")
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """A moment in a launch at which the console is killed.
+
+    The cloud is such that the launch can't get beyond it; so it is in the middle, surely.
+    """
+
+    dispatch: str
+    hold: Callable[[OwnCloud], object]
+    """Keeps the launch from going on."""
+    reach: Callable[[Tmux, OwnCloud], object]
+    """Waits until it has come so far."""
+    up: int
+    """How many VMs run then."""
+    shown: tuple[str, ...]
+    """What a console shows of it."""
+    told: str
+    """How the launch ends when it is gone on with."""
+
+
+def refuse(method: str) -> Callable[[OwnCloud], object]:
+    """Let no call of a method succeed."""
+    fault = {"method": f"{GROUPS}.{method}", "count": 1000, "status": 503}
+    return lambda cloud: cloud.ask("faults", fault)
+
+
+def called(method: str) -> Callable[[Tmux, OwnCloud], object]:
+    """Wait until a method was called: the one before it has succeeded then."""
+
+    def wait(_tmux: Tmux, cloud: OwnCloud) -> None:
+        deadline = time.monotonic() + 30
+        while not cloud.calls().get(f"{GROUPS}.{method}"):
+            assert time.monotonic() < deadline, cloud.calls()
+            time.sleep(0.05)
+
+    return wait
+
+
+def some_run(tmux: Tmux, cloud: OwnCloud) -> None:
+    """Wait until those with a VM have their commands, and begin, as their runners would."""
+    line = f"many: waiting for ZONE_RESOURCE_POOL_EXHAUSTED ({MANY - STOCK})"
+    tmux.until_so(lambda seen: line in map(str.strip, seen.splitlines()), "all others wait")
+    for row in sweeps.status("many", cloud.clients).rows:
+        if row.member is not None and row.member.is_up:
+            number = int(row.id.removeprefix("many-"))
+            write_record(cloud.clients, "many", number, state="running", progress={"episode": 1})
+
+
+MOMENTS = {
+    "manifest-alone": Moment(
+        dispatch="boot",
+        hold=refuse("insert"),
+        reach=called("insert"),
+        up=0,
+        shown=("? no group", f"· {MANY} pending"),
+        told=f"launched: {MANY} are on the way",
+    ),
+    "empty-group": Moment(
+        dispatch="boot",
+        hold=refuse("createInstances"),
+        reach=called("createInstances"),
+        up=0,
+        shown=("◌ starting", f"· {MANY} pending"),
+        told=f"launched: {MANY} are on the way",
+    ),
+    "some-run": Moment(
+        dispatch="ssh",
+        hold=lambda cloud: cloud.limit(STOCK),
+        reach=some_run,
+        up=STOCK,
+        shown=("▶ running", f"▶ {STOCK} running", f"◌ {MANY - STOCK} queued"),
+        told=f"launched: {MANY - STOCK} have their command",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
+def test_a_launch_goes_on_where_a_console_was_killed(
+    moment: Moment, tmux: Tmux, cloud: OwnCloud, tmp_path: Path
+) -> None:
+    """Killed in the middle, started again: the same sweep, what is missing, and on to the end."""
+    moment.hold(cloud)
+    text = f"name: many\ndispatch: {moment.dispatch}\nbase: echo\nseeds: {MANY}\n"
+    launch_by_keys(tmux, tmp_path, "many", text)
+    moment.reach(tmux, cloud)
+    kill(tmux)
+
+    before = sweeps.status("many", cloud.clients)
+    assert len(before.rows) == MANY
+    assert sum(row.member is not None and row.member.is_up for row in before.rows) == moment.up
+    tmux.enter("sinergym-tui")
+    tmux.until("▸ many", f"0/{MANY}", "R Resume", *moment.shown)
+
+    cloud.limit(None)
+    cloud.forget_faults()
+    tmux.press("R")
+    tmux.until("Go on with the launch of sweep many?")
+    tmux.press("Tab", "Enter")
+    tmux.until(f"many: {moment.told}", f"{MANY} VMs")
     tmux.press("Enter")
-    tmux.until("clean-0")
-    assert sweeps.status("typed", clients).group_exists
+    tmux.until("sweeps › many", "many-0001")
+    tmux.press("G")
+    tmux.until(f"many-{MANY:04d}", "RUNNING")
+    tmux.press("q")
+    tmux.until_prompt()
+
+    after = sweeps.status("many", cloud.clients)
+    assert after.manifest == before.manifest
+    assert [row.record for row in after.rows] == [row.record for row in before.rows]
+    assert all(row.member is not None and row.member.is_up for row in after.rows)
+    # Each VM was made once, and none for nothing.
+    made = cloud.ask("timeline")["instances"]
+    expected = [f"many-{number:04d}" for number in range(1, MANY + 1)]
+    assert sorted(one["name"] for one in made) == expected
+    if moment.dispatch == "ssh":
+        assert all("exec" in one for one in made)
