@@ -3,7 +3,9 @@
 import contextlib
 import os
 import pty
+import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -42,6 +44,12 @@ class Terminal:
                 except OSError:  # the process has ended
                     assert condition(self.output), f"{what}: {self.output[-2000:]!r}"
 
+    def read_on(self) -> None:
+        """Read what is left there by a process that has ended."""
+        with contextlib.suppress(OSError):  # that is how a terminal without processes ends
+            while more := os.read(self._master, 65536):
+                self.output += more
+
     def press(self, keys: bytes) -> None:
         """Type."""
         os.write(self._master, keys)
@@ -67,6 +75,21 @@ def terminal(*arguments: str, **environment: str) -> Iterator[Terminal]:
         process.kill()
         process.wait(10)
         os.close(master)
+
+
+def left_on(output: bytes) -> set[bytes]:
+    """The modes that a program has changed in its terminal and not changed back.
+
+    Those of DEC (`CSI ? n h` and `l`), https://invisible-island.net/xterm/ctlseqs/ctlseqs.html,
+    and kitty's of the keyboard (`CSI > n u`, `CSI < u`).
+    """
+    at_first = {b"7": True, b"25": True}  # lines wrap, the cursor is shown
+    now = dict(at_first)
+    for modes, switch in re.findall(rb"\x1b\[\?([\d;]+)([hl])", output):
+        now |= dict.fromkeys(modes.split(b";"), switch == b"h")
+    keyboards = len(re.findall(rb"\x1b\[>\d*u", output)) - len(re.findall(rb"\x1b\[<\d*u", output))
+    changed = {mode for mode, is_on in now.items() if is_on != at_first.get(mode, False)}
+    return changed | ({b"keyboard"} if keyboards else set())
 
 
 def flags(settings: Settings) -> list[str]:
@@ -98,6 +121,8 @@ def test_hostile_output_reaches_no_terminal(settings: Settings, clients: Clients
         shown.press(b"q")
         shown.until(lambda text: b"\x1b[?1049l" in text, "the terminal is given back")
         assert shown.process.wait(10) == 0
+        shown.read_on()
+        assert left_on(shown.output) == set()
         for sequence in (b"\x1b]52", b"\x1b]0;evil", b"\x1b[2J\x9b", b"\x9b2J", b"\x1b]8;;http"):
             assert sequence not in shown.output
 
@@ -109,6 +134,19 @@ def test_leaving_waits_for_no_cloud(keys: bytes) -> None:
         shown.until(lambda text: b"sweeps" in text and b"Quit" in text, "the first paint")
         shown.press(keys)
         assert shown.process.wait(10) == 0
+        shown.read_on()
+        assert left_on(shown.output) == set()
+
+
+def test_told_to_end_it_gives_the_terminal_back() -> None:
+    """SIGTERM, as when a session ends: no mouse reporting in the shell, no hidden cursor."""
+    with terminal("--project", "nowhere", "--endpoint", "http://127.0.0.1:9") as shown:
+        shown.until(lambda text: b"sweeps" in text and b"Quit" in text, "the first paint")
+        assert b"1003" in left_on(shown.output)
+        shown.process.terminate()
+        assert shown.process.wait(10) == 128 + signal.SIGTERM
+        shown.read_on()
+        assert left_on(shown.output) == set()
 
 
 def test_a_wrong_flag_is_said_in_one_line_before_the_screen() -> None:

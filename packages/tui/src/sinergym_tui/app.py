@@ -450,8 +450,12 @@ class Console(App[int]):
 
     def _leave(self, sure: bool | None) -> None:
         if sure:
-            self._stop_threads()
-            self.exit(0)
+            self.end()
+
+    def end(self, code: int = 0) -> None:
+        """Leave without a question, and give the terminal back."""
+        self._stop_threads()
+        self.exit(code)
 
     # ----------------------------------------------------------------- threads
 

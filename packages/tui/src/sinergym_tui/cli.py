@@ -108,6 +108,8 @@ def run_console(console: "Console") -> int:
     """Run it on this terminal until somebody leaves; returns the exit code."""
     import asyncio
     import gc
+    import signal
+    from contextlib import suppress
 
     # A look at 1,000 experiments makes and drops a million objects, in a thread: keys must not
     # wait for a collection of all that lives, nor for a thread that gives way every 5 ms only.
@@ -117,7 +119,10 @@ def run_console(console: "Console") -> int:
 
     # `asyncio.run` would wait for the threads that are asking the cloud just now, for a minute
     # where it doesn't answer. The terminal is given back before; nobody should wait after that.
-    code = console.run(loop=asyncio.new_event_loop())
+    loop = asyncio.new_event_loop()
+    with suppress(NotImplementedError):  # Windows has no such signal
+        loop.add_signal_handler(signal.SIGTERM, console.end, 128 + signal.SIGTERM)
+    code = console.run(loop=loop)
     return console.return_code or 0 if code is None else code
 
 
