@@ -4,6 +4,7 @@ import json
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -474,6 +475,24 @@ def test_incidents_are_ours_and_the_newest_is_first(answers: Answers) -> None:
     assert [one.state for one in alerts.list_incidents(answers.clients, only_open=True)] == [
         "OPEN"
     ]
+
+
+def test_a_wait_for_an_incident_can_be_ended(empty: Clients) -> None:
+    """By what is told how long it has lasted; else it ends by itself, and says so."""
+    set_up(empty)
+    found = policies.find_policy(alerts.list_policies(empty), "experiment-finished")
+    written = alerts.Signal(experiment="none", written=datetime.now(UTC), policy=found)
+    passed: list[float] = []
+
+    def end(seconds: float) -> None:
+        passed.append(seconds)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        alerts.await_incident(empty, written, waiting=end)
+    assert 0 <= passed[0] < 5
+    with pytest.raises(Unavailable, match="no incident shows"):
+        alerts.await_incident(empty, written, patience=0.3)
 
 
 def test_a_test_says_what_it_lacks(empty: Clients) -> None:
