@@ -155,6 +155,9 @@ def test_quota_is_that_of_the_whole_sweep(cloud: Clients) -> None:
         assert "INSTANCES: needs 50, 20 of 20 are left" in found.message
         assert [one.name for one in doctor.blocking(cloud, large)] == ["quota"]
         assert doctor.blocking(cloud, _sweep(20)) == ()
+        room = doctor.outlook(cloud, large).rooms[0]
+        assert (room.metric, room.needs, room.quota.left, room.after) == ("INSTANCES", 50, 20, -30)
+        assert room.is_scarce
     finally:
         ask(cloud, "quotas", {"metric": "INSTANCES", "limit": None, "region": REGION})
 
@@ -167,6 +170,8 @@ def test_a_machine_type_to_fall_back_to_is_no_problem(cloud: Clients) -> None:
     ask(cloud, "quotas", {"metric": "N2_CPUS", "limit": 100, "region": REGION})
     try:
         found = _examined(cloud, sweep)["quota"]
+        rooms = {one.metric: one for one in doctor.outlook(cloud, sweep).rooms}
+        assert rooms["N2_CPUS"].needs == 4  # of the type that fits
     finally:
         ask(cloud, "quotas", {"metric": "CPUS", "limit": None, "region": REGION})
         ask(cloud, "quotas", {"metric": "N2_CPUS", "limit": None, "region": REGION})

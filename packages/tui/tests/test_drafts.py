@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gcloud_ops.contract import Dispatch
 from gcloud_ops.errors import InvalidRequest
 from gcloud_ops.sweepfile import parse_sweep
 from sinergym_tui.drafts import (
@@ -36,6 +37,7 @@ FULL = Draft(
     grid="gamma=0.9,0.99; normalize_action=true,false",
     seeds="3",
     retry="2",
+    dispatch="ssh",
 )
 
 
@@ -54,6 +56,7 @@ def test_a_full_form_is_a_sweep() -> None:
     assert (sweep.spot, sweep.hours, sweep.max_hours, sweep.max_cost) == (True, 1.5, 4, 50)
     assert sweep.retry is not None
     assert sweep.retry.times == 2
+    assert sweep.dispatch is Dispatch.SSH
 
 
 def test_a_file_that_the_form_can_hold_comes_back() -> None:
@@ -82,7 +85,7 @@ def test_what_the_form_holds_says_the_same_after_a_round(
     "text",
     [
         "name: a\nexperiments: [x]\n",
-        "name: a\nbase: x\ndispatch: ssh\n",
+        "name: a\nbase: x\nbucket: mine\n",
         "name: a\nbase: x\nretry: {times: 2, kinds: [oom]}\n",
         "name: a\nbase: x\ngrid: {a: 1}\n",
         "name: [\n",
@@ -105,6 +108,7 @@ def test_a_file_that_says_more_is_left_as_text(text: str) -> None:
         ("max_cost", "-1"),
         ("max_cost", "inf"),
         ("retry", "1.5"),
+        ("dispatch", "mail"),
         ("seeds", "one"),
         ("grid", "gamma"),
         ("grid", "gamma="),

@@ -1,8 +1,10 @@
 """The form of a new sweep: what is typed, what it would cost, and nothing before a yes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from textual.pilot import Pilot
 
 from gcloud_ops import alerts, groups, sweeps
 from gcloud_ops.clients import Clients
@@ -12,6 +14,17 @@ from sinergym_tui.fleet import Fleet
 from sinergym_tui.screens.launch import LaunchScreen
 
 from .conftest import SIZES, console, pick, text_of, until, until_shown
+
+
+async def scroll_to(pilot: Pilot[Any], text: str) -> None:
+    """Scroll the plan by keys until it shows this."""
+    pilot.app.screen.query_one("#plan").focus()
+    for _ in range(40):
+        if text in text_of(pilot.app):  # type: ignore[arg-type]
+            return
+        await pilot.press("down")
+        await pilot.pause(0.1)
+    await until_shown(pilot, text)
 
 
 @SIZES
@@ -31,6 +44,8 @@ async def test_a_form_becomes_a_sweep(
         await pilot.press("enter", "enter", *"PPO,a2", "tab", "tab", *"2")
         await until_shown(pilot, "PPO, A2C", "4 × n2-highcpu-8", "4 VMs", "$1.30 an hour")
         assert "on demand        Spot" in text_of(app)
+        await scroll_to(pilot, "there is enough for all at once")
+        await scroll_to(pilot, "N2_CPUS; it needs 32")
 
         screen = app.screen
         assert isinstance(screen, LaunchScreen)
@@ -79,6 +94,8 @@ async def test_a_problem_is_said_beside_its_field(settings: Settings, clients: C
             ("max_cost", "", "1 VM"),
             ("machines", "n2-highcpu-9", "no price for"),
             ("machines", "", "1 VM"),
+            ("dispatch", "mail", "'mail': ssh or boot"),
+            ("dispatch", "ssh", "1 VM"),
             ("alert", "nobody@", "is not an e-mail address"),
         ):
             app.screen.query_one(f"#of-{field}").focus()

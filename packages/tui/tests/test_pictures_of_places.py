@@ -12,7 +12,7 @@ import pytest
 
 from gcloud_ops.alerts import Channel, Policy
 from gcloud_ops.costs import PlanCost
-from gcloud_ops.doctor import Finding
+from gcloud_ops.doctor import Finding, Quota, Room
 from gcloud_ops.launching import LaunchPlan
 from gcloud_ops.reaping import Kind, Orphan
 from gcloud_ops.results import leaderboard
@@ -189,7 +189,8 @@ class StillLaunch(LaunchScreen):
             ),
             cost=cost,
         )
-        return Preview(text=text, sweep=sweep, plan=plan)
+        cpus = Room(metric="N2_CPUS", needs=48, quota=Quota(limit=72, usage=16))
+        return Preview(text=text, sweep=sweep, plan=plan, rooms=(cpus,))
 
 
 def place(name: str) -> tuple[ConsoleScreen | RehearsalScreen, tuple[str, ...], str]:
@@ -259,3 +260,35 @@ async def test_a_place_looks_as_it_did(
         kept.write_text(drawn, encoding="utf-8")
     assert kept.exists(), f"{kept.name}: draw it with UPDATE_PICTURES=1, and look at it"
     assert drawn.splitlines() == kept.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("name", ["compare", "experiment"])
+@pytest.mark.slow
+async def test_plots_take_another_theme_under_another_screen(name: str) -> None:
+    """What comes back looks as if the theme had been that one from the start."""
+
+    async def draw(*, later: bool) -> str:
+        app = Console(lambda _tell: Still(), clock=lambda: NOW)
+        async with app.run_test(size=(160, 48)) as pilot:
+            await until_shown(pilot, "▸ ppo-hot")
+            app.theme = "textual-dark" if later else "textual-light"
+            if name == "compare":
+                app.push_screen(place(name)[0])
+            else:
+                await pilot.press("enter")
+                await until_shown(pilot, "ppo-hot-0010")
+                await pilot.press("enter")
+            await until_shown(pilot, "time steps")
+            await pilot.pause(0.5)
+            if later:
+                app.push_screen(place("doctor")[0])
+                await until_shown(pilot, "✗ problem")
+                app.theme = "textual-light"
+                await pilot.pause(0.3)
+                await pilot.press("escape")
+                await until_shown(pilot, "time steps")
+                await pilot.pause(0.5)
+            return picture_of(app)
+
+    begun, changed = await draw(later=False), await draw(later=True)
+    assert changed.splitlines() == begun.splitlines()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from gcloud_ops.contract import Dispatch
 from gcloud_ops.errors import GcloudOpsError
 from gcloud_ops.text import clean, one_line
 from sinergym_tui.fleet import Fleet, explain
@@ -20,7 +21,7 @@ from sinergym_tui.fleet import Fleet, explain
 if TYPE_CHECKING:
     from gcloud_ops.alerts import Recipients
     from gcloud_ops.costs import PlanCost
-    from gcloud_ops.doctor import Finding
+    from gcloud_ops.doctor import Finding, Room
     from gcloud_ops.launching import LaunchPlan
     from gcloud_ops.model import Sweep
 
@@ -76,6 +77,7 @@ _FIELDS: Final = {
     "max_cost": "max_cost",
     "max-cost": "max_cost",
     "retry": "retry",
+    "dispatch": "dispatch",
     "seeds": "seeds",
     "base": "command",
     "grid": "grid",
@@ -112,6 +114,8 @@ class Draft:
     """A number N, for 1 to N; or several with commas."""
     retry: str = ""
     """How often an experiment that failed is tried again."""
+    dispatch: str = ""
+    """How commands reach the VMs: boot, which needs nobody, or ssh."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +128,8 @@ class Preview:
     plan: "LaunchPlan | None" = None
     quota: "tuple[Finding, ...]" = ()
     """Why it could not run at once: quota, or permissions."""
+    rooms: "tuple[Room, ...]" = ()
+    """What it needs of each quota, and what of it is left, the scarcest first."""
     told: "Recipients | None" = None
     """Whom the end is told."""
     problem: str = ""
@@ -153,6 +159,10 @@ def content_of(draft: Draft) -> tuple[dict[str, Any], dict[str, str]]:
     }
     content |= {key: value for key, value in optional.items() if value}
     content |= _limits(draft, wrong)
+    if way := draft.dispatch.strip():
+        content["dispatch"] = way
+        if way not in set(Dispatch):
+            wrong["dispatch"] = f"{way!r}: {' or '.join(Dispatch)}"
     content["base"] = " ".join(filter(None, [draft.command.strip(), draft.flags.strip()]))
     if not draft.command.strip():
         wrong["command"] = "a command is needed, such as sinergym-train"
@@ -208,6 +218,7 @@ def draft_of(text: str) -> Draft | None:
         flags=flags.strip(),
         grid="; ".join(f"{flag}={','.join(map(_word, vs))}" for flag, vs in others.items()),
         seeds=", ".join(map(str, seeds)) if isinstance(seeds, list) else _word(seeds),
+        dispatch=_word(content.get("dispatch")),
         **{name: _word(content.get(name)) for name in ("hours", "max_hours", "max_cost", "retry")},
     )
     texts = [one for one in astuple(found) if isinstance(one, str)]
@@ -239,7 +250,8 @@ def preview(fleet: Fleet, text: str, *, alert: str, tell: Tell) -> Preview:
         tell("asking what there is, and what it costs")
         seen = replace(seen, plan=launching.plan(sweep, clients))
         tell("asking for quota and permissions")
-        seen = replace(seen, quota=doctor.blocking(clients, sweep))
+        ahead = doctor.outlook(clients, sweep)
+        seen = replace(seen, quota=ahead.problems, rooms=ahead.rooms)
         if named := words_of(alert):
             from gcloud_ops import alerts
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 
 from gcloud_ops.clients import Clients
 from gcloud_ops.doctor import permissions, places, quotas, ways
@@ -10,7 +11,7 @@ from gcloud_ops.doctor.findings import Finding, unseen
 from gcloud_ops.errors import GcloudOpsError
 from gcloud_ops.model import Sweep
 
-__all__ = ["blocking", "examine"]
+__all__ = ["Outlook", "blocking", "examine", "outlook"]
 
 type Check = Callable[[Facts], Iterator[Finding]]
 
@@ -56,18 +57,38 @@ def examine(clients: Clients, *, sweep: Sweep | None = None) -> Iterator[Finding
     yield from _run(facts, checks)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What a sweep would meet if it were launched now."""
+
+    problems: tuple[Finding, ...]
+    """What would stop it at once."""
+    rooms: tuple[quotas.Room, ...]
+    """What it needs of each quota, the scarcest first; none where that can't be read."""
+
+
 def blocking(clients: Clients, sweep: Sweep) -> tuple[Finding, ...]:
     """The problems that would stop this sweep at once: quota, and permission to make it.
 
     Quick: a handful of calls, all at once. What can't be found out is no problem here.
     """
+    return outlook(clients, sweep).problems
+
+
+def outlook(clients: Clients, sweep: Sweep) -> Outlook:
+    """As `blocking`, with how much quota there is; in no more calls."""
     checks: tuple[tuple[str, Check], ...] = (
         ("permissions", permissions.permissions),
         ("permission to act as the instances' account", permissions.acting),
         ("quota", quotas.quota),
     )
-    found = _run(Facts(clients, sweep), checks, tells_unseen=False)
-    return tuple(one for one in found if one.level == "problem")
+    facts = Facts(clients, sweep)
+    found = _run(facts, checks, tells_unseen=False)
+    problems = tuple(one for one in found if one.level == "problem")
+    try:
+        return Outlook(problems=problems, rooms=quotas.rooms(facts))
+    except GcloudOpsError:  # as the check of quotas met it, too
+        return Outlook(problems=problems, rooms=())
 
 
 def _run(

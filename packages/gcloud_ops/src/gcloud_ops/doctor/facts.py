@@ -21,6 +21,7 @@ _TOLD_BY: Final = {
     "machine": "template",
     "policy": "instances' account",
     "project": "project",
+    "quotas": "quota",
 }
 """Which check tells that a fact could not be had."""
 
@@ -94,6 +95,20 @@ class Facts:
             return self.clients.execute(f"project {project}", projects.get(projectId=project))
 
         return self._once("project", ask)
+
+    def compute_quotas(self) -> "list[compute_v1.Quota]":
+        """Those of the project, then those of the region, whose numbers count."""
+
+        def ask() -> "list[compute_v1.Quota]":
+            clients, region = self.clients, self.region
+            project = clients.project
+            whole = clients.read(f"project {project}", clients.projects.get, project=project)
+            local = clients.read(
+                f"region {region}", clients.regions.get, project=project, region=region
+            )
+            return [*whole.quotas, *local.quotas]
+
+        return self._once("quotas", ask)
 
     def policy(self) -> dict[str, Any]:
         """The project's policy."""

@@ -13,7 +13,7 @@ from gcloud_ops.doctor.facts import Facts, Machine
 from gcloud_ops.doctor.findings import QUOTA, Finding, ok, problem, warning
 from gcloud_ops.prices import shape
 
-__all__ = ["Quota", "Shortage", "needed", "quota", "short"]
+__all__ = ["Quota", "Room", "Shortage", "needed", "quota", "rooms", "short"]
 
 _ASK = "ask for more in the console under IAM & Admin, Quotas, or take another region (--zone)"
 
@@ -29,6 +29,25 @@ class Quota:
     def left(self) -> float:
         """What is left."""
         return max(0.0, self.limit - self.usage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What a sweep needs of a quota, and how much of it there is."""
+
+    metric: str
+    needs: float
+    quota: Quota
+
+    @property
+    def after(self) -> float:
+        """What would be left with the sweep; below 0 it doesn't fit."""
+        return self.quota.left - self.needs
+
+    @property
+    def is_scarce(self) -> bool:
+        """Whether the sweep would leave less than a fifth."""
+        return self.after < self.quota.limit / 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +148,25 @@ def quota(facts: Facts) -> Iterator[Finding]:
             yield ok(QUOTA, f"{enough}, as {fitting[0]}")
 
 
+def rooms(facts: Facts) -> tuple[Room, ...]:
+    """What the sweep needs of each quota that Google tells of, the scarcest first.
+
+    Of several machine types it is for the first that fits, or for the first where none does.
+    """
+    machine, sweep = facts.machine(), facts.sweep
+    there = _quotas(facts)
+    count = len(sweep.experiments) if sweep else 1
+    types = (sweep.machine_types if sweep else ()) or (machine.machine_type,)
+    needs = [_needs(machine, kind, count, facts=facts, there=there) for kind in types]
+    wanted = next((each for each in needs if not short(each, there)), needs[0])
+    found = [
+        Room(metric=metric, needs=amount, quota=there[metric])
+        for metric, amount in wanted.items()
+        if metric in there
+    ]
+    return tuple(sorted(found, key=lambda room: room.after / max(room.quota.limit, 1.0)))
+
+
 def _needs(
     machine: Machine, kind: str, count: int, *, facts: Facts, there: Mapping[str, Quota]
 ) -> dict[str, float]:
@@ -144,17 +182,7 @@ def _needs(
 
 
 def _quotas(facts: Facts) -> dict[str, Quota]:
-    clients, region = facts.clients, facts.region
-    whole = clients.read(
-        f"project {clients.project}", clients.projects.get, project=clients.project
-    )
-    local = clients.read(
-        f"region {region}", clients.regions.get, project=clients.project, region=region
-    )
-    return {
-        one.metric: Quota(limit=one.limit, usage=one.usage)
-        for one in (*whole.quotas, *local.quotas)
-    }
+    return {one.metric: Quota(limit=one.limit, usage=one.usage) for one in facts.compute_quotas()}
 
 
 def _advice(shortages: Iterable[tuple[Shortage, ...]]) -> str:

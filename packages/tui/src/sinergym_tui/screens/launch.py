@@ -49,6 +49,7 @@ _FIELDS: Final = (
     ("max_hours", "Hours at most", "of one experiment: then its VM is ended"),
     ("max_cost", "Dollars at most", "of the whole sweep"),
     ("retry", "Tries again", "how often, after an error"),
+    ("dispatch", "Commands go", "boot: with the VM's start; ssh: from here, once it is up"),
     ("alert", "Tell its ends to", "you@example.org, a webhook, a channel"),
 )
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
+from gcloud_ops.contract import Dispatch
 from gcloud_ops.text import one_line
 from sinergym_tui.drafts import Preview, other_way
 from sinergym_tui.views.cells import Cell, Tone, duration_text, money_text, plural
@@ -9,11 +10,14 @@ from sinergym_tui.views.experiment import Line, Section
 
 if TYPE_CHECKING:
     from gcloud_ops.costs import PlanCost
+    from gcloud_ops.doctor import Room
     from gcloud_ops.launching import LaunchPlan
 
 __all__ = ["cost_sentence", "launch_touches", "preview_sections"]
 
 _SHOWN: Final = 40  # commands that are listed
+_TOLD: Final = ("CPUS", "CPUS_ALL_REGIONS")
+"""Ends of the quotas that are told of always: others only where they are scarce."""
 
 
 def preview_sections(seen: Preview | None) -> tuple[Section, ...]:
@@ -60,6 +64,8 @@ def launch_touches(seen: Preview) -> list[str]:
         lines.append(f"each is ended after {duration_text(cost.seconds)} at the latest")
     if cost.is_too_short:
         lines.append("the limit ends experiments before the hours that they are expected to take")
+    if plan.sweep.dispatch is Dispatch.SSH:
+        lines.append("commands go over SSH: this console has to stay until all have theirs")
     if seen.told is not None:
         lines.append(f"its ends are told to {', '.join(seen.told.addresses)}")
     lines += [f"{one.name}: {one.message}" for one in seen.quota]
@@ -116,7 +122,14 @@ def _quota(seen: Preview) -> Section:
     else:
         lines = [_line("✗", f"{one.name}: {one.message}", "bad") for one in seen.quota]
         lines += [_line("→", one.advice, "waiting") for one in seen.quota if one.advice]
+    lines += [_room(one) for one in seen.rooms if one.metric.endswith(_TOLD) or one.is_scarce]
     return Section(title="Quota and permissions", lines=tuple(lines))
+
+
+def _room(room: "Room") -> Line:
+    quota = room.quota
+    words = f"{quota.left:,.0f} of {quota.limit:,.0f} {room.metric}; it needs {room.needs:,.0f}"
+    return _line("left", words, "bad" if room.after < 0 else "")
 
 
 def _commands(seen: Preview) -> Section:
