@@ -141,7 +141,7 @@ async def test_a_click_on_a_title_orders(study: Settings) -> None:
 async def test_an_experiment_shows_all_that_is_known(
     size: tuple[int, int], study: Settings
 ) -> None:
-    """Reasons, what to do, timeline, outputs; where there is room, its curve."""
+    """Reasons, what to do, timeline, outputs; its curve plotted, or drawn in a few lines."""
     app = console(study)
     async with app.run_test(size=size, notifications=True) as pilot:
         await go_in(pilot)
@@ -156,6 +156,9 @@ async def test_an_experiment_shows_all_that_is_known(
         assert f"gs://{study.bucket_name}/{NAME}/{NAME}-0002/" in text
         if size[0] > 120:
             await until_shown(pilot, "mean reward of an episode", "time steps", "-400")
+            assert "Learning curve" not in text
+        else:
+            assert "mean reward of an episode, time steps 100 to 5.9k" in text
         await pilot.press("right_square_bracket")
         await until_shown(pilot, f"{NAME}-0003", "✓ finished")
         await pilot.press("left_square_bracket", "left_square_bracket")
@@ -205,6 +208,35 @@ async def test_logs_are_merged_searched_filtered_and_saved(
         await until_shown(pilot, " 205 lines")
         await pilot.press("escape")
         await until_shown(pilot, "chosen")
+
+
+@pytest.mark.slow
+async def test_the_end_of_an_experiment_in_view_is_told_with_its_outputs(
+    settings: Settings, clients: Clients
+) -> None:
+    """What came last to the bucket is shown at once; the line of events tells of it everywhere."""
+    launch(clients, "ends", 2)
+    for number in (1, 2):
+        write_record(clients, "ends", number, state="running")
+    app = console(settings)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_shown(pilot, "▸ ends", "▶ running")
+        await pilot.press("enter")
+        await until_shown(pilot, "ends-0001", "ends-0002")
+        await pilot.press("enter")
+        await until_shown(pilot, "ends › ends-0001", "▶ running")
+        facts = app.screen.query_one("#facts", Static)
+        await until(pilot, lambda: "0, 0 B" in str(facts.content), "no outputs yet")
+
+        blob = clients.storage.bucket(settings.bucket_name).blob
+        blob("ends/ends-0001/output/progress.csv").upload_from_string(TABLE)
+        end = {"code": 0, "signal": None, "kind": "ok", "hint": ""}
+        over = {"state": "finished", "exit": end}
+        write_record(clients, "ends", 1, ended=timestamp(datetime.now(UTC)), **over)
+        await until_shown(pilot, "✓ finished", "Learning curve", "ends: 0001 finished")
+        await pilot.press("escape", "escape")
+        write_record(clients, "ends", 2, ended=timestamp(datetime.now(UTC)), **over)
+        await until_shown(pilot, "2/2", "ends: 0002 finished")
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from sinergym_tui.views.cells import (
     money_text,
     sparkline,
 )
+from sinergym_tui.views.charts import chart
 from sinergym_tui.views.experiment import Extras, curve_of, experiment_sections
 from sinergym_tui.views.query import Order, arrange, parse_query
 from sinergym_tui.views.sweep import (
@@ -23,9 +25,10 @@ from sinergym_tui.views.sweep import (
     experiment_texts,
     experiment_value,
 )
-from sinergym_tui.views.sweeps import SWEEP_COLUMNS, SweepState, facts_of, sweep_cells
+from sinergym_tui.views.sweeps import SWEEP_COLUMNS, SweepState, facts_of, news_of, sweep_cells
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
 def observation(
@@ -355,6 +358,45 @@ def test_a_sweeps_last_event_is_its_newest() -> None:
     assert sweep_cells(state, NOW)[-1].text == "5m ago: 0001 failed (error)"
 
 
+def test_news_is_what_was_not_there_at_the_look_before() -> None:
+    """A sweep that is seen first, and an event that was taken back, are none."""
+    begun = Record(experiment="quick-0001", attempt=1, state="running", started=NOW)
+    ended = replace(
+        begun,
+        state="finished",
+        ended=NOW + timedelta(seconds=9),
+        exit=Exit(code=0, signal=None, kind="ok"),
+    )
+    running = state_of(observation(ExperimentStatus.RUNNING, record=begun))
+    finished = state_of(observation(ExperimentStatus.FINISHED, record=ended))
+
+    news = news_of([running], [finished])
+    assert news is not None
+    assert (news[0], news[1].what) == ("quick", "0001 finished")
+    assert news_of([finished], [finished]) is None
+    assert news_of([finished], [running]) is None
+    assert news_of([], [finished]) is None
+    assert news_of([SweepState(summary=finished.summary)], [finished]) is None
+
+
+def test_a_curve_is_drawn_in_text() -> None:
+    """The highest value above, the first step to the left; what is equal lies in the middle."""
+    assert chart((0.0, 1.0), (0.0, 1.0), 3, 1) == ("⡠⠔⠊",)
+    assert chart((0.0, 1.0), (1.0, 0.0), 3, 1) == ("⠑⠢⢄",)
+    assert chart((0.0, 1.0), (0.0, 1.0), 2, 2) == (" ⡜", "⡜ ")
+    assert chart((0.0, 9.0), (5.0, 5.0), 4, 2) == ("    ", "⠉⠉⠉⠉")
+
+
+@given(st.lists(st.tuples(finite, finite), max_size=20), st.integers(1, 9), st.integers(1, 5))
+def test_any_numbers_are_drawn_in_their_room(
+    points: list[tuple[float, float]], width: int, height: int
+) -> None:
+    """However large they are, and in whatever order."""
+    rows = chart(tuple(x for x, _ in points), tuple(y for _, y in points), width, height)
+
+    assert [len(row) for row in rows] == [width] * height
+
+
 def test_a_learning_curve_is_read_from_the_loggers_table() -> None:
     """Rows without a value, and those cut off, are left out."""
     table = b"time/total_timesteps,rollout/ep_rew_mean\n1,-3\n2,\n3,-1\n4"
@@ -362,6 +404,30 @@ def test_a_learning_curve_is_read_from_the_loggers_table() -> None:
 
     assert curve is not None
     assert (curve.steps, curve.values) == ((1.0, 3.0), (-3.0, -1.0))
+
+
+def test_a_curve_has_a_point_for_each_episode_where_they_are_known() -> None:
+    """An algorithm that seldom writes a mean has the same steps as the others."""
+    table = (
+        b"time/total_timesteps,rollout/ep_rew_mean,episode/cumulative_reward\n"
+        b"672,,-184\n800,-184,\n1344,,-125\n1344,,\n"
+    )
+    curve = curve_of(table)
+
+    assert curve is not None
+    assert (curve.what, curve.values) == ("reward of an episode", (-184.0, -125.0))
+    assert curve.steps == (672.0, 1344.0)
+
+
+def test_the_outputs_at_the_top_come_first() -> None:
+    """The model is to be seen, however much lies in folders."""
+    deep = tuple((f"data/episode-{number}/weather.epw", 1) for number in range(60))
+    seen = observation(ExperimentStatus.FINISHED)
+    extras = Extras(outputs=(*deep, ("model.zip", 9)))
+    sections = experiment_sections(state_of(seen), row_of(seen), extras, NOW, is_google=False)
+    lines = next(section.lines for section in sections if section.title == "Outputs")
+
+    assert [line.cell.text for line in lines[:2]] == ["61, 69 B", "model.zip"]
 
 
 @given(st.binary(max_size=200))

@@ -6,7 +6,7 @@ before the first paint.
 """
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,12 +30,14 @@ from sinergym_tui.screens.frame import ConsoleScreen
 from sinergym_tui.screens.sweeps import SweepsScreen
 from sinergym_tui.screens.text import TextScreen, help_text
 
+from sinergym_tui.views.sweeps import news_of
 __all__ = ["Console"]
 
 _RETRY = 5.0  # seconds until the next try to connect
 _PAINTED = 1.0  # seconds until there is something to see, surely
 _KEPT = 50  # jobs that have ended
 
+_HEARD = timedelta(seconds=15)  # until what came of a change has been read, surely
 
 class Console(App[int]):
     """The app.
@@ -84,6 +86,7 @@ class Console(App[int]):
         self.jobs: list[Job] = []
         """The changes that this console has begun, the newest last."""
         self.said = "connecting …"
+        self._said_at: datetime | None = None
         """The newest event, in a sentence."""
 
     def get_default_screen(self) -> Screen[Any]:
@@ -164,7 +167,9 @@ class Console(App[int]):
     @on(messages.FleetObserved)
     def _take_view(self, message: messages.FleetObserved) -> None:
         if self.view.taken is None and message.view.taken is not None:
-            self.said = ""
+            self.said, self._said_at = "", None
+        elif (news := news_of(self.view.sweeps, message.view.sweeps)) and self._is_quiet:
+            self.said = one_line(f"{news[0]}: {news[1].what}")
         self.view = message.view
         self.repaint()
 
@@ -178,6 +183,12 @@ class Console(App[int]):
         """Turn the poller to the sweep in view."""
         if isinstance(screen := self.screen, ConsoleScreen) and screen.is_mounted:
             self._gaze.turn_to(screen.sweep)
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether no change goes on, nor has just ended: that says more than what it does."""
+        is_heard = self._said_at is None or self.clock() - self._said_at > _HEARD
+        return is_heard and all(job.is_over for job in self.jobs)
+
 
     # -------------------------------------------------------------------- logs
 
@@ -282,7 +293,7 @@ class Console(App[int]):
     # ------------------------------------------------------------------- telling
 
     def _say(self, sentence: str) -> None:
-        self.said = one_line(sentence, limit=600)
+        self.said, self._said_at = one_line(sentence, limit=600), self.clock()
         self.repaint()
 
     def tell(

@@ -13,7 +13,7 @@ from sinergym_tui.keys import bindings_of
 from sinergym_tui.screens.changing import ask_to_cancel, ask_to_rerun, ask_to_restart
 from sinergym_tui.screens.frame import ConsoleScreen, styled, update_line
 from sinergym_tui.screens.logs import LogsScreen
-from sinergym_tui.screens.sections import sections_content
+from sinergym_tui.screens.sections import room_beside_labels, sections_content
 from sinergym_tui.views.cells import Cell
 from sinergym_tui.views.experiment import Curve, Extras, experiment_sections
 from sinergym_tui.views.sweep import Row, experiment_rows, reason
@@ -54,6 +54,7 @@ class ExperimentScreen(ConsoleScreen):
         self.experiment = experiment
         self._extras = Extras()
         self._plotted: Curve | None = None
+        self._examined_ended = False
 
     def body(self) -> ComposeResult:
         """A line, the facts, the curve."""
@@ -109,11 +110,22 @@ class ExperimentScreen(ConsoleScreen):
         update_line(summary, styled([*cells, Cell(reason(row.seen), "muted")]))
         fleet = self.console.fleet
         is_google = fleet is not None and fleet.settings.is_google
-        sections = experiment_sections(state, row, self._extras, now, is_google=is_google)
         width = self.query_one("#facts-scroll").scrollable_content_region.width
+        curve = self._curve_of(row)
+        sections = experiment_sections(
+            state,
+            row,
+            self._extras,
+            now,
+            is_google=is_google,
+            curve=None if self.has_class("-wide") else curve,
+            width=room_beside_labels(width),
+        )
         update_line(facts, sections_content(sections, width))
         facts.set_class(bool(self.view.trouble), "-stale")
-        self._paint_curve(row)
+        self._plot(curve)
+        if row.seen.status.is_final and not self._examined_ended:
+            self._examine()  # its last outputs have come with its end
 
     def can(self, action: str) -> bool | None:
         """Whether it is there."""
@@ -174,6 +186,7 @@ class ExperimentScreen(ConsoleScreen):
 
     def _examine(self) -> None:
         sweep, experiment = self._sweep, self.experiment
+        self._examined_ended = self.row is not None and self.row.seen.status.is_final
 
         def work(fleet: Fleet, tell: Tell) -> Extras:
             import sinergym_tui.widgets.curve  # noqa: F401  # half a second: in this thread, not in the app's
@@ -188,12 +201,16 @@ class ExperimentScreen(ConsoleScreen):
 
         self.console.start(Job(title=f"look at {experiment}", group="examine"), work, then=show)
 
-    def _paint_curve(self, row: Row) -> None:
-        curve = self._extras.curve
-        if curve is None and row.trail is not None and len(row.trail.rewards) > 2:
-            rewards = row.trail.rewards
-            steps = tuple(float(number) for number in range(1, len(rewards) + 1))
-            curve = Curve(what="mean reward, as seen since", steps=steps, values=rewards)
+    def _curve_of(self, row: Row) -> Curve | None:
+        """The one in its outputs; without one, what the console has seen of its reward."""
+        curve, trail = self._extras.curve, row.trail
+        if curve is not None or trail is None or len(trail.rewards) < 2:
+            return curve
+        steps = tuple(float(number) for number in range(1, len(trail.rewards) + 1))
+        what = "mean reward, as seen from here"
+        return Curve(what=what, over="changes", steps=steps, values=trail.rewards)
+
+    def _plot(self, curve: Curve | None) -> None:
         if curve == self._plotted or self._extras == Extras():
             return
         self._plotted = curve

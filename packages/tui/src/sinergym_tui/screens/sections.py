@@ -10,15 +10,20 @@ from textual.content import Content, Span
 from sinergym_tui.screens.frame import TONE_STYLES
 from sinergym_tui.views.experiment import Section
 
-__all__ = ["sections_content"]
+__all__ = ["room_beside_labels", "sections_content"]
 
 _LABEL: Final = 14  # cells of a label
+
+
+def room_beside_labels(width: int) -> int:
+    """How much of a line of this width is left for what stands beside its label."""
+    return max(20, width - _LABEL - 3)
 
 
 def sections_content(sections: Sequence[Section], width: int) -> Content:
     """Sections as one text: a title, then labels and what is to say, beside one another."""
     text, spans = "", []
-    room = max(20, width - _LABEL - 3)
+    room = room_beside_labels(width)
 
     def add(piece: str, style: str) -> None:
         nonlocal text

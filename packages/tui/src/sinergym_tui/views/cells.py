@@ -26,6 +26,7 @@ __all__ = [
     "fit_text",
     "money_text",
     "number_text",
+    "parts_of",
     "plural",
     "sparkline",
 ]
@@ -121,9 +122,18 @@ def sparkline(values: Sequence[float], width: int) -> str:
     known = [value for value in values[-width:] if isfinite(value)]
     if len(known) < 2:
         return ""
-    low, high = min(known), max(known)
-    scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_SPARKS[int((value - low) * scale)] for value in known)
+    return "".join(_SPARKS[int((len(_SPARKS) - 1) * (part or 0.0))] for part in parts_of(known))
+
+
+def parts_of(values: Sequence[float]) -> list[float | None]:
+    """Where values lie between the lowest (0) and the highest (1); None where all are the same.
+
+    Finite numbers of any size: the difference of two may be infinite, or their quotient.
+    """
+    largest = max(map(abs, values), default=0.0) or 1.0
+    scaled = [value / largest for value in values]
+    low, high = min(scaled, default=0.0), max(scaled, default=0.0)
+    return [(value - low) / (high - low) if high > low else None for value in scaled]
 
 
 def number_text(value: object) -> str:

@@ -23,14 +23,18 @@ from sinergym_tui.views.cells import (
     money_text,
     number_text,
 )
+from sinergym_tui.views.charts import chart
 from sinergym_tui.views.sweep import Row, container_word, reason
 from sinergym_tui.views.sweeps import STATUS_LOOK, SweepState, fraction_of
 
 __all__ = ["Curve", "Extras", "Line", "Section", "curve_of", "experiment_sections", "links_of"]
 
+_ROWS: Final = 4  # of a drawn curve
 _LONG: Final = 2000  # characters of a command that are shown
 _CONSOLE: Final = "https://console.cloud.google.com"
 _CURVES: Final = (
+    # A point for each episode, from `sinergym-train`: curves of any algorithm have the same steps.
+    ("episode/cumulative_reward", "reward of an episode"),
     ("rollout/ep_rew_mean", "mean reward of an episode"),
     ("eval/mean_reward", "mean reward of the evaluations"),
 )
@@ -55,9 +59,11 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """How the reward went: points over time steps."""
+    """How the reward went: two points at least."""
 
     what: str
+    over: str = "time steps"
+    """What its steps are."""
     steps: tuple[float, ...]
     values: tuple[float, ...]
 
@@ -76,12 +82,31 @@ class Extras:
 
 
 def experiment_sections(
-    state: SweepState, row: Row, extras: Extras, now: datetime, *, is_google: bool
+    state: SweepState,
+    row: Row,
+    extras: Extras,
+    now: datetime,
+    *,
+    is_google: bool,
+    curve: Curve | None = None,
+    width: int = 0,
 ) -> tuple[Section, ...]:
-    """All that is known of an experiment."""
+    """All that is known of an experiment.
+
+    Args:
+        state: Of its sweep.
+        row: What was seen of it.
+        extras: What was asked for.
+        now: What time it is.
+        is_google: Whether there are pages of Google's to lead to.
+        curve: To be drawn here.
+        width: Of the drawing, in cells.
+    """
+    drawn = tuple(_drawn(curve, width)) if curve is not None and width > 0 else ()
     sections = (
         Section(title="State", lines=tuple(_state(row, now))),
         Section(title="Timeline", lines=tuple(_timeline(state, row.seen, now))),
+        Section(title="Learning curve", lines=drawn),
         Section(title="Command", lines=tuple(_command(row.seen))),
         Section(title="Instance and container", lines=tuple(_instance(state, row, extras))),
         Section(title="Outputs", lines=tuple(_outputs(extras))),
@@ -175,6 +200,15 @@ def _state(row: Row, now: datetime) -> Iterator[Line]:
         yield _line("no signal", record.silent_because, "waiting")
 
 
+def _drawn(curve: Curve, width: int) -> Iterator[Line]:
+    rows = chart(curve.steps, curve.values, width, _ROWS)
+    labels = [number_text(max(curve.values)), *[""] * (_ROWS - 2), number_text(min(curve.values))]
+    for label, text in zip(labels, rows, strict=True):
+        yield Line(label=label, cell=Cell(text, "busy"))
+    first, last = count_text(curve.steps[0]), count_text(curve.steps[-1])
+    yield _line("", f"{curve.what}, {curve.over} {first} to {last}", "muted")
+
+
 def _timeline(state: SweepState, seen: Observation, now: datetime) -> Iterator[Line]:
     events = sorted(_events(state, seen, now), key=lambda event: event[0])
     return (Line(label=f"{at.astimezone():%m-%d %H:%M:%S}", cell=cell) for at, cell in events)
@@ -246,7 +280,8 @@ def _outputs(extras: Extras) -> Iterator[Line]:
         return
     total = sum(size for _, size in extras.outputs)
     yield _line("files", f"{len(extras.outputs)}, {_bytes(total)}")
-    for name, size in extras.outputs[:_SHOWN]:
+    # What lies at the top first: the model, not the weather of each simulated episode.
+    for name, size in sorted(extras.outputs, key=lambda one: (one[0].count("/"), one[0]))[:_SHOWN]:
         yield _line(_bytes(size), name, "muted")
     if len(extras.outputs) > _SHOWN:
         yield _line("…", f"and {len(extras.outputs) - _SHOWN} more", "muted")

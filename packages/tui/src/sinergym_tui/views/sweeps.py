@@ -1,6 +1,6 @@
 """All sweeps: what is known of one, and its row."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -20,6 +20,7 @@ __all__ = [
     "SweepState",
     "facts_of",
     "fraction_of",
+    "news_of",
     "summary_cells",
     "sweep_cells",
     "sweep_texts",
@@ -151,6 +152,20 @@ def facts_of(
         cost=cost,
         costs=costs or {},
     )
+
+
+def news_of(before: Iterable[SweepState], now: Iterable[SweepState]) -> tuple[str, Event] | None:
+    """What has happened last between two looks, and to which sweep."""
+    known = {state.name: state.facts.event for state in before if state.facts}
+    found = [
+        (state.name, event)
+        for state in now
+        if state.facts
+        and (event := state.facts.event)
+        and (old := known.get(state.name))
+        and event.at > old.at
+    ]
+    return max(found, key=lambda each: each[1].at, default=None)
 
 
 def sweep_cells(state: SweepState, now: datetime) -> tuple[Cell, ...]:
