@@ -9,8 +9,6 @@ from datetime import datetime
 from math import isfinite
 from typing import Final, Literal, NamedTuple
 
-from rich.cells import cell_len, set_cell_size
-
 from gcloud_ops.text import one_line
 
 __all__ = [
@@ -23,7 +21,6 @@ __all__ = [
     "count_text",
     "duration_text",
     "fit_columns",
-    "fit_text",
     "money_text",
     "number_text",
     "parts_of",
@@ -87,14 +84,6 @@ def fit_columns(columns: Iterable[Column], width: int) -> tuple[tuple[int, int],
     return tuple(
         (index, widths[column]) for index, column in enumerate(columns) if column in widths
     )
-
-
-def fit_text(text: str, width: int, *, is_right: bool = False) -> str:
-    """The text in exactly so many cells of a terminal, cut with an ellipsis."""
-    size = len(text) if text.isascii() else cell_len(text)
-    if size > width:
-        return set_cell_size(text, width - 1) + "…" if width > 0 else ""
-    return " " * (width - size) + text if is_right else text + " " * (width - size)
 
 
 def age_text(moment: datetime | None, now: datetime) -> str:

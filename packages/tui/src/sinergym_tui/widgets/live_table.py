@@ -20,8 +20,9 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from sinergym_tui.views.cells import TONES, Cell, Column, fit_columns, fit_text
+from sinergym_tui.views.cells import TONES, Cell, Column, fit_columns
 from sinergym_tui.views.query import Order
+from sinergym_tui.widgets.fitting import fit_text
 
 __all__ = ["LiveTable"]
 

@@ -18,8 +18,8 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from sinergym_tui.views.cells import fit_text
 from sinergym_tui.views.logbook import Filter, Lead, LogBook, LogLine, Piece, level_of
+from sinergym_tui.widgets.fitting import fit_text
 
 __all__ = ["LogView"]
 
