@@ -64,7 +64,7 @@ ACTIONS: Final = (
         key="escape",
         label="Back",
         help="Back to where one came from; first out of a filter, then out of a choice of rows",
-        scopes=("sweep", "experiment", "logs", "incidents", "launch", "compare", *_ASKED),
+        scopes=(*_TABLES, "experiment", "logs", "launch"),
     ),
     Action(
         name="open",

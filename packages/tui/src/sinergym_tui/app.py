@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.driver import Driver
 from textual.events import Event, Paste
 from textual.message import Message
 from textual.screen import Screen
@@ -88,6 +89,15 @@ class Console(App[int]):
         self.said = "connecting …"
         self._said_at: datetime | None = None
         """The newest event, in a sentence."""
+
+    def get_driver_class(self) -> type[Driver]:
+        """That of the platform; on Linux and macOS one that no wrong byte ends."""
+        found = super().get_driver_class()
+        if found.__name__ != "LinuxDriver":
+            return found
+        from sinergym_tui.driver import TolerantDriver
+
+        return TolerantDriver
 
     def get_default_screen(self) -> Screen[Any]:
         """The sweeps."""

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
-
-from rich.cells import cell_len, get_character_cell_size
+from unicodedata import category, east_asian_width
 
 __all__ = [
     "LEVELS",
@@ -53,14 +52,15 @@ class Lead:
     """What stands before a line: when it came, and whose it is."""
 
     prefixes: tuple[str, ...] = ()
-    """By source, all as wide as one another; none where there is but one."""
+    """By source; none where there is but one."""
+    prefix_width: int = 0
+    """Cells of each of them."""
     timed: bool = False
 
     @property
     def width(self) -> int:
         """Cells, the same for all lines."""
-        prefix = cell_len(self.prefixes[0]) if self.prefixes else 0
-        return prefix + (_CLOCK if self.timed else 0)
+        return self.prefix_width + (_CLOCK if self.timed else 0)
 
     def clock(self, line: LogLine) -> str:
         """When it came, as far as that is known and to be shown."""
@@ -74,7 +74,7 @@ class Lead:
         """Whose it is."""
         if not self.prefixes:
             return ""
-        return self.prefixes[line.source] if line.source >= 0 else " " * cell_len(self.prefixes[0])
+        return self.prefixes[line.source] if line.source >= 0 else " " * self.prefix_width
 
     def text(self, line: LogLine) -> str:
         """The line with all that stands before it."""
@@ -274,7 +274,7 @@ class LogBook:
             return range(0, max(1, len(text)), self._wrap)
         begins, used = [0], 0
         for at, sign in enumerate(text):
-            size = get_character_cell_size(sign)
+            size = _cells(sign)
             if used + size > self._wrap and used:
                 begins.append(at)
                 used = 0
@@ -327,3 +327,10 @@ class LogBook:
             cut = bisect_right(numbers, after)
             order = [*numbers[cut:], *numbers[:cut]]
         return next((each for each in order if pattern.search(self.line(each).text)), None)
+
+
+def _cells(sign: str) -> int:
+    """How many cells of a terminal a character takes."""
+    if sign.isascii():
+        return 1
+    return 2 if east_asian_width(sign) in "WF" else int(category(sign) not in {"Mn", "Me"})

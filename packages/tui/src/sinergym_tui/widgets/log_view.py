@@ -25,6 +25,7 @@ __all__ = ["LogView"]
 
 _SOURCES: Final = 8  # colours of prefixes
 _NAME: Final = 24  # cells of a prefix, at most
+_AFTER: Final = " │ "
 _RUNNER: Final = "sinergym-runner: "
 
 
@@ -109,8 +110,9 @@ class LogView(ScrollView, can_focus=True):
         self._note = note
         width = min(_NAME, max(map(cell_len, sources), default=0))
         names = [fit_text(name, width) for name in sources] if len(sources) > 1 else []
-        prefixes = tuple(f"{name} │ " for name in names)
-        self.lead = replace(self.lead, prefixes=prefixes)
+        prefixes = tuple(f"{name}{_AFTER}" for name in names)
+        room = width + len(_AFTER) if prefixes else 0
+        self.lead = replace(self.lead, prefixes=prefixes, prefix_width=room)
         self._follow(True)
         self._measure()
         self.scroll_to(0, 0, animate=False, immediate=True, force=True)
