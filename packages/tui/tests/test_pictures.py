@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from rich.style import Style
 
-from gcloud_ops.contract import Attempt, Dispatch, Exit, Experiment, Manifest, Progress, Record
+from gcloud_ops.contract import (
+    Attempt,
+    Dispatch,
+    Exit,
+    Experiment,
+    Machine,
+    Manifest,
+    Progress,
+    Record,
+    Source,
+)
 from gcloud_ops.logs import LogChunk
 from gcloud_ops.model import (
     Container,
@@ -136,6 +146,8 @@ def state(name: str, count: int, *, final: bool = False) -> SweepState:
         dispatch=Dispatch.BOOT,
         launcher={},
         experiments=tuple(row.experiment for row in rows),
+        machine=Machine(types=("n2-highcpu-8",), spot=True),
+        source=Source(commit="4be1a7c09d52", branch="main"),
     )
     seen = Snapshot(
         manifest=manifest,
@@ -194,6 +206,7 @@ def observation(name: str, number: int, *, final: bool) -> Observation:
         history=(Attempt(number=1, kind="preempted", started=ago(45), ended=ago(44)),)
         if number == 3
         else (),
+        mlflow_url=f"http://10.0.0.9:5000/#/experiments/3/runs/{number:032x}",
         versions={"sinergym": "3.12.2"},
     )
     queued = fate is ExperimentStatus.QUEUED

@@ -5,8 +5,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcloud_ops.contract import Attempt, Dispatch, Exit, Experiment, Manifest, Progress, Record
-from gcloud_ops.model import ExperimentStatus, Member, Observation, Snapshot, SweepSummary
+from gcloud_ops.contract import (
+    Attempt,
+    Dispatch,
+    Exit,
+    Experiment,
+    Image,
+    Machine,
+    Manifest,
+    Progress,
+    Record,
+    Source,
+)
+from gcloud_ops.model import (
+    Container,
+    ExperimentStatus,
+    Member,
+    Observation,
+    Snapshot,
+    SweepSummary,
+)
 from sinergym_tui.trails import Trail
 from sinergym_tui.views.cells import (
     age_text,
@@ -25,7 +43,14 @@ from sinergym_tui.views.sweep import (
     experiment_texts,
     experiment_value,
 )
-from sinergym_tui.views.sweeps import SWEEP_COLUMNS, SweepState, facts_of, news_of, sweep_cells
+from sinergym_tui.views.sweeps import (
+    SWEEP_COLUMNS,
+    Cost,
+    SweepState,
+    facts_of,
+    news_of,
+    sweep_cells,
+)
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -325,6 +350,90 @@ def test_an_experiment_tells_its_whole_life() -> None:
     assert "ran out of memory" in text
     assert "machine type with more memory" in text
     assert "https://console.cloud.google.com/storage/browser/b/quick/quick-0001" in text
+
+
+def test_an_experiment_that_has_everything_shows_it() -> None:
+    """Costs, states with their reasons, each attempt, container, image, links."""
+    record = Record(
+        experiment="quick-0001",
+        attempt=3,
+        state="running",
+        started=NOW - timedelta(minutes=30),
+        updated=NOW - timedelta(seconds=4),
+        progress=Progress(episode=5, episodes=20, timesteps=3360, mean_reward=-312.5),
+        history=(
+            Attempt(number=1, kind="preempted", started=NOW - timedelta(hours=3)),
+            Attempt(
+                number=2,
+                kind="error",
+                hint="the weather file is cut off",
+                started=NOW - timedelta(hours=2),
+                ended=NOW - timedelta(hours=1),
+            ),
+        ),
+        mlflow_run="abc",
+        mlflow_url="http://10.0.0.2:5000/#/experiments/1/runs/abc",
+        versions={"sinergym": "3.12.2"},
+        silent_because="Monitoring answers with 403",
+    )
+    member = Member(
+        name="quick-0001", zone="europe-west1-c", id="7", action="NONE", status="RUNNING"
+    )
+    seen = observation(member=member, record=record, reason="heartbeats come late")
+    state = state_of(seen)
+    assert state.snapshot is not None
+    manifest = replace(
+        state.snapshot.manifest,
+        machine=Machine(types=("n2-highcpu-8", "n2d-highcpu-8"), spot=True),
+        image=Image(name="registry/trainer:3.12", digest="sha256:c0ffee"),
+        source=Source(commit="0123456789abcdef", branch="main", dirty=True),
+    )
+    snapshot = replace(state.snapshot, manifest=manifest)
+    costs = {"quick-0001": Cost(spent=0.13, projected=0.4)}
+    state = replace(state, snapshot=snapshot, facts=facts_of(snapshot, costs=costs))
+    extras = Extras(
+        outputs=(("model.zip", 1_482_113),),
+        containers=(
+            Container(
+                instance="quick-0001",
+                id="c0ffee",
+                name="sinergym",
+                image="registry/trainer@sha256:c0ffee",
+                state="running",
+                status="Up 29 minutes",
+            ),
+        ),
+    )
+
+    row = Row(seen, None, "10.0.0.7", 0.13)
+    lines = [
+        f"{line.label}: {line.cell.text}"
+        for section in experiment_sections(state, row, extras, NOW, is_google=True)
+        for line in section.lines
+    ]
+
+    for line in (
+        "cost: $0.13 spent of $0.40 in all, as it looks",
+        "reason: heartbeats come late",
+        "no signal: Monitoring answers with 403",
+        "now: ▶ running heartbeats come late",
+        "instance: RUNNING · europe-west1-c",
+        "address: 10.0.0.7",
+        "machine: n2-highcpu-8, or n2d-highcpu-8 · Spot",
+        "image: registry/trainer:3.12@sha256:c0ffee",
+        "source: main 0123456789ab with changes: source.diff",
+        "sinergym: running · Up 29 minutes · registry/trainer@sha256:c0ffee",
+        "sinergym: 3.12.2",
+        "MLflow: http://10.0.0.2:5000/#/experiments/1/runs/abc",
+        "bucket: gs://b/quick/quick-0001/",
+    ):
+        assert line in lines
+    text = "\n".join(lines)
+    assert "attempt 1: preempted" in text
+    assert "attempt 2: error after 60m" in text
+    assert ": the weather file is cut off" in text
+    assert "attempt 3: running, 30m" in text
+    assert "instances/quick-0001?project=p" in text
 
 
 def state_of(*rows: Observation) -> SweepState:

@@ -104,7 +104,7 @@ def experiment_sections(
     """
     drawn = tuple(_drawn(curve, width)) if curve is not None and width > 0 else ()
     sections = (
-        Section(title="State", lines=tuple(_state(row, now))),
+        Section(title="State", lines=tuple(_state(state, row, now))),
         Section(title="Timeline", lines=tuple(_timeline(state, row.seen, now))),
         Section(title="Learning curve", lines=drawn),
         Section(title="Command", lines=tuple(_command(row.seen))),
@@ -165,7 +165,7 @@ def curve_of(table: bytes) -> Curve | None:
     return None
 
 
-def _state(row: Row, now: datetime) -> Iterator[Line]:
+def _state(state: SweepState, row: Row, now: datetime) -> Iterator[Line]:
     seen, record = row.seen, row.seen.record
     sign, tone = STATUS_LOOK[seen.status]
     yield _line("status", f"{sign} {seen.status}", tone)
@@ -195,9 +195,17 @@ def _state(row: Row, now: datetime) -> Iterator[Line]:
         yield _line("mean reward", number_text(progress.mean_reward))
     yield _line("heartbeat", f"{age_text(record.updated, now)} ago")
     if row.cost is not None:
-        yield _line("cost", money_text(row.cost))
+        yield _line("cost", _cost(state, row))
     if record.silent_because:
         yield _line("no signal", record.silent_because, "waiting")
+
+
+def _cost(state: SweepState, row: Row) -> str:
+    words = f"{money_text(row.cost)} spent"
+    cost = state.facts.costs.get(row.seen.id) if state.facts else None
+    if cost is None or cost.projected is None or row.seen.status.is_final:
+        return words
+    return f"{words} of {money_text(cost.projected)} in all, as it looks"
 
 
 def _drawn(curve: Curve, width: int) -> Iterator[Line]:
@@ -211,7 +219,11 @@ def _drawn(curve: Curve, width: int) -> Iterator[Line]:
 
 def _timeline(state: SweepState, seen: Observation, now: datetime) -> Iterator[Line]:
     events = sorted(_events(state, seen, now), key=lambda event: event[0])
-    return (Line(label=f"{at.astimezone():%m-%d %H:%M:%S}", cell=cell) for at, cell in events)
+    for at, cell in events:
+        yield Line(label=f"{at.astimezone():%m-%d %H:%M:%S}", cell=cell)
+    if not seen.status.is_final:
+        sign, tone = STATUS_LOOK[seen.status]
+        yield _line("now", f"{sign} {seen.status} {reason(seen)}", tone)
 
 
 def _events(
@@ -264,6 +276,7 @@ def _instance(state: SweepState, row: Row, extras: Extras) -> Iterator[Line]:
             yield _line("error", f"{member.error_code}: {member.error_message}", "bad")
     if row.host:
         yield _line("address", row.host)
+    yield from _wanted(state)
     yield _line("container", container_word(seen))
     for container in extras.containers or ():
         words = f"{container.state} · {container.status} · {container.image}"
@@ -273,6 +286,21 @@ def _instance(state: SweepState, row: Row, extras: Extras) -> Iterator[Line]:
             yield _line(name, version, "muted")
     if extras.trouble:
         yield _line("not known", extras.trouble, "waiting")
+
+
+def _wanted(state: SweepState) -> Iterator[Line]:
+    """What its instance is made of, as the sweep was launched."""
+    if state.snapshot is None:
+        return
+    manifest = state.snapshot.manifest
+    kinds, spot = ", or ".join(manifest.machine.types), "Spot" if manifest.machine.spot else ""
+    if words := " · ".join(filter(None, [kinds, spot])):
+        yield _line("machine", words)
+    if manifest.image is not None:
+        yield _line("image", manifest.image.fixed)
+    if (source := manifest.source) is not None:
+        changed = " with changes: source.diff" if source.dirty else ""
+        yield _line("source", f"{source.branch or 'commit'} {source.commit[:12]}{changed}")
 
 
 def _outputs(extras: Extras) -> Iterator[Line]:
