@@ -124,3 +124,17 @@ def test_anything_typed_is_a_filter(text: str) -> None:
 def test_since_is_read(text: str, seconds: float | None) -> None:
     """As people write it."""
     assert parse_since(text) == seconds
+
+
+@given(st.text(alphabet="a漢́", max_size=60), st.integers(2, 9))
+def test_wide_characters_are_wrapped_by_their_cells(text: str, width: int) -> None:
+    """No row is wider than the room, and nothing is lost."""
+    book = LogBook()
+    book.wrap(width)
+    book.append(lines(text), width=0)
+
+    rows = shown(book)
+    assert "".join(rows) == text
+    assert all(
+        sum(1 + (sign == "漢") - (sign == "\u0301") for sign in row) <= width for row in rows
+    )
