@@ -299,3 +299,19 @@ async def test_help_and_palette(size: tuple[int, int], settings: Settings) -> No
         await until_shown(pilot, "0 sweeps")
         await pilot.press("q")
     assert app.return_value == 0
+
+
+@pytest.mark.parametrize(
+    ("reasons", "sentence"),
+    [
+        ({launching.FOR_CONTAINER: 3}, "3 wait for its container to be ready"),
+        (
+            {"ZONE_RESOURCE_POOL_EXHAUSTED": 25, launching.FOR_INSTANCE: 1},
+            "25 wait: the zone has no such machines at the moment; 1 wait for its instance to run",
+        ),
+        ({}, "nothing is waited for any more"),
+    ],
+)
+def test_what_a_launch_waits_for_is_said_in_words(reasons: dict[str, int], sentence: str) -> None:
+    """Codes of Compute Engine's, too."""
+    assert changes.describe(launching.Waiting(reasons=reasons)) == sentence

@@ -107,7 +107,7 @@ def called(method: str) -> Callable[[Tmux, OwnCloud], object]:
 
 def some_run(tmux: Tmux, cloud: OwnCloud) -> None:
     """Wait until those with a VM have their commands, and begin, as their runners would."""
-    line = f"many: waiting for ZONE_RESOURCE_POOL_EXHAUSTED ({MANY - STOCK})"
+    line = f"many: {MANY - STOCK} wait: the zone has no such machines at the moment"
     tmux.until_so(lambda seen: line in map(str.strip, seen.splitlines()), "all others wait")
     for row in sweeps.status("many", cloud.clients).rows:
         if row.member is not None and row.member.is_up:

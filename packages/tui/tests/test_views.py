@@ -528,6 +528,19 @@ def test_a_curve_has_a_point_for_each_episode_where_they_are_known() -> None:
     assert curve.steps == (672.0, 1344.0)
 
 
+def test_a_zone_is_no_address() -> None:
+    """An instance that is not there yet has none."""
+    member = Member(name="quick-0001", id="", status="", action="CREATING", zone="europe-west1-b")
+    seen = observation(ExperimentStatus.QUEUED, member=member)
+    state = state_of(seen)
+
+    for host, addresses in (("europe-west1-b", []), ("10.0.0.7", ["10.0.0.7"])):
+        row = row_of(seen)._replace(host=host)
+        sections = experiment_sections(state, row, Extras(), NOW, is_google=False)
+        lines = [line for section in sections for line in section.lines]
+        assert [line.cell.text for line in lines if line.label == "address"] == addresses
+
+
 def test_the_outputs_at_the_top_come_first() -> None:
     """The model is to be seen, however much lies in folders."""
     deep = tuple((f"data/episode-{number}/weather.epw", 1) for number in range(60))

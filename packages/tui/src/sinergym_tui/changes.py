@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gcloud_ops.failures import waits_for
 from gcloud_ops.model import Observation
 from gcloud_ops.text import one_line
 from sinergym_tui.fleet import Fleet
@@ -195,10 +196,8 @@ def describe(event: "LaunchEvent") -> str:
         case launching.InstanceUp():
             text = f"{event.experiment} is up"
         case launching.Waiting():
-            text = "waiting for " + "; ".join(
-                f"{reason} ({count})" for reason, count in event.reasons.items()
-            )
-            text = text if event.reasons else "nothing is waited for any more"
+            parts = [f"{count} wait{_for_what(why)}" for why, count in event.reasons.items()]
+            text = "; ".join(parts) or "nothing is waited for any more"
         case launching.CommandSent():
             text = f"{event.experiment} has its command"
         case launching.DispatchFailed():
@@ -213,3 +212,8 @@ def describe(event: "LaunchEvent") -> str:
             text += f", {event.failed} failed" if event.failed else ""
             text += f", {event.waiting} still wait" if event.waiting else ""
     return one_line(text)
+
+
+def _for_what(reason: str) -> str:
+    """What is waited for: it is said so, or as a code of Compute Engine's."""
+    return f": {waits_for(reason, '')}" if reason.isupper() else f" for {reason}"

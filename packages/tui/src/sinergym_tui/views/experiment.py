@@ -274,7 +274,7 @@ def _instance(state: SweepState, row: Row, extras: Extras) -> Iterator[Line]:
         yield _line("instance", f"{member.status or 'not there yet'}{doing} · {zone}")
         if member.error_code:
             yield _line("error", f"{member.error_code}: {member.error_message}", "bad")
-    if row.host:
+    if member is not None and row.host not in {"", one_line(member.zone)}:
         yield _line("address", row.host)
     yield from _wanted(state)
     yield _line("container", container_word(seen))
