@@ -129,7 +129,7 @@ MOMENTS = {
         hold=refuse("createInstances"),
         reach=called("createInstances"),
         up=0,
-        shown=("◌ starting", f"· {MANY} pending"),
+        shown=("◌ starting", f"· {MANY} pending", "interrupted: R goes on"),
         told=f"launched: {MANY} are on the way",
     ),
     "some-run": Moment(

@@ -49,6 +49,7 @@ from sinergym_tui.views.sweeps import (
     SweepState,
     facts_of,
     news_of,
+    seems_interrupted,
     sweep_cells,
 )
 
@@ -465,6 +466,18 @@ def test_a_sweeps_last_event_is_its_newest() -> None:
     state = state_of(observation(ExperimentStatus.FAILED, record=ended))
 
     assert sweep_cells(state, NOW)[-1].text == "5m ago: 0001 failed (error)"
+
+
+def test_a_launch_that_nobody_goes_on_with_is_noticed() -> None:
+    """VMs that were not asked for after a while; not those that Compute Engine can't make."""
+    pending = state_of(observation(ExperimentStatus.PENDING))
+    queued = state_of(observation(ExperimentStatus.QUEUED))
+    created = pending.summary.created
+    assert created is not None
+
+    assert not seems_interrupted(pending, created + timedelta(seconds=20))
+    assert seems_interrupted(pending, created + timedelta(seconds=40))
+    assert not seems_interrupted(queued, created + timedelta(seconds=40))
 
 
 def test_news_is_what_was_not_there_at_the_look_before() -> None:

@@ -21,6 +21,7 @@ from sinergym_tui.views.sweep import EXPERIMENT_COLUMNS, experiment_cells, exper
 from sinergym_tui.views.sweeps import (
     SWEEP_COLUMNS,
     SweepState,
+    seems_interrupted,
     summary_cells,
     sweep_cells,
     sweep_texts,
@@ -101,12 +102,18 @@ class SweepsScreen(TableScreen[SweepState]):
         return cells
 
     def detail(self, row: SweepState | None) -> list[Cell]:
-        """The newest event, or the trouble."""
+        """What is amiss, and how it goes."""
         if row is None:
             return []
         if row.trouble:
             return [Cell(one_line(row.trouble), "bad")]
-        return [Cell(one_line(row.name), "strong"), *summary_cells(row)]
+        cells = [Cell(one_line(row.name), "strong")]
+        ours = any(job.sweep == row.name and not job.is_over for job in self.console.jobs)
+        if seems_interrupted(row, self.console.clock()) and not ours:
+            key = self.console.key_named("resume", self.SCOPE)
+            how = f": {key} goes on" if key and not self.console.read_only else ""
+            cells.append(Cell(f"interrupted{how}", "waiting"))
+        return [*cells, *summary_cells(row)]
 
     def paint(self, now: datetime) -> None:
         """The sweeps, then the experiments of one."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from gcloud_ops.contract import Progress, Record
@@ -21,6 +21,7 @@ __all__ = [
     "facts_of",
     "fraction_of",
     "news_of",
+    "seems_interrupted",
     "summary_cells",
     "sweep_cells",
     "sweep_texts",
@@ -43,6 +44,8 @@ STATUS_LOOK: Final[Mapping[ExperimentStatus, tuple[str, Tone]]] = {
     ExperimentStatus.LOST: ("✗", "bad"),
 }
 """A sign and a tone for each status; the word stands beside them."""
+
+_ASKED_WITHIN: Final = timedelta(seconds=30)
 
 SWEEP_COLUMNS: Final = (
     Column(key="name", title="Sweep", width=12, rank=0, most=36),
@@ -166,6 +169,17 @@ def news_of(before: Iterable[SweepState], now: Iterable[SweepState]) -> tuple[st
         and event.at > old.at
     ]
     return max(found, key=lambda each: each[1].at, default=None)
+
+
+def seems_interrupted(state: SweepState, now: datetime) -> bool:
+    """Whether some of its VMs were not asked for though there was time: its launcher is gone.
+
+    A launch asks for all of them at once, when its group is there.
+    """
+    created = state.summary.created
+    if state.snapshot is None or created is None or now - created < _ASKED_WITHIN:
+        return False
+    return state.snapshot.counts.get(ExperimentStatus.PENDING, 0) > 0
 
 
 def sweep_cells(state: SweepState, now: datetime) -> tuple[Cell, ...]:
