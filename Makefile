@@ -67,6 +67,11 @@ check: $(STAMP)  ## format, lint, types, import contracts, the lock
 chaos: $(STAMP)  ## 500 random schedules of mishaps (CHAOS_SEED=... plays the same again)
 	@CHAOS_SCHEDULES=$${CHAOS_SCHEDULES:-500} CHAOS_SHARDS=6 $(RUN)pytest tests/chaos -s -n 6 --dist loadgroup
 
+.PHONY: pictures
+pictures: $(STAMP)  ## draw the console's pictures anew: those of README and docs, and those of the tests
+	@UPDATE_PICTURES=1 $(RUN)pytest -q packages/tui/tests/test_gallery.py packages/tui/tests/test_pictures.py packages/tui/tests/test_pictures_of_places.py
+	@git status --short docs/images packages/tui/tests/pictures
+
 .PHONY: bench
 bench: $(STAMP)  ## measure, beside the baseline and the limit
 	@$(RUN)python -m benchmarks

@@ -49,7 +49,7 @@ _FIELDS: Final = (
     ("max_hours", "Hours at most", "of one experiment: then its VM is ended"),
     ("max_cost", "Dollars at most", "of the whole sweep"),
     ("retry", "Tries again", "how often, after an error"),
-    ("dispatch", "Commands go", "boot: with the VM's start; ssh: from here, once it is up"),
+    ("dispatch", "Commands go", "boot: at a VM's start; ssh: from here"),
     ("alert", "Tell its ends to", "you@example.org, a webhook, a channel"),
 )
 
@@ -74,7 +74,7 @@ class LaunchScreen(ConsoleScreen):
         &.-as-text #text { display: block; }
         &.-as-text #form { display: none; }
         & #plan { width: 1fr; height: 9; padding: 0 1; background: $boost;
-            scrollbar-size-vertical: 1; }
+            scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
         & #plan-text { width: 100%; height: auto; }
         & .row { height: 1; }
         & .row Label { width: 17; color: $foreground 70%; }
