@@ -37,6 +37,9 @@ class ConfirmScreen(ModalScreen[bool]):
         & .question { text-style: bold; width: 100%; }
         & Static { width: 100%; }
         & Horizontal { height: 3; align-horizontal: right; }
+        & .touched { height: auto; align-horizontal: left; }
+        & .touched Static { width: 1fr; }
+        & .touched Label { width: 2; }
         & Button { margin-left: 1; }
         & Input { margin-bottom: 1; }
     }
@@ -63,7 +66,9 @@ class ConfirmScreen(ModalScreen[bool]):
             yield Label(self._question, classes="question", markup=False)
             with VerticalScroll(can_focus=False):
                 for line in self._touches:
-                    yield Static(f"• {line}", markup=False)
+                    with Horizontal(classes="touched"):
+                        yield Label("•")
+                        yield Static(line, markup=False)
             if self._typed:
                 yield Label(f"Type {one_line(self._typed)} to go on:", markup=False)
                 yield Input(id="typed")
