@@ -190,7 +190,15 @@ def styled(cells: Iterable[Cell], between: str = "   ") -> Content:
 
 
 def update_line(line: Static, content: Content) -> None:
-    """Change a line only where it differs: an update lays out the screen again."""
+    """Change a line only where it differs, and lay out the screen again only where it must be.
+
+    A layout paints each scrollbar anew: once a second, that costs more than all else.
+    """
     old = line.content
-    if not isinstance(old, Content) or old.plain != content.plain or old.spans != content.spans:
-        line.update(content)
+    if isinstance(old, Content) and old.plain == content.plain and old.spans == content.spans:
+        return
+    height, width = line.styles.height, line.styles.width
+    is_as_wide = isinstance(old, Content) and old.cell_length == content.cell_length
+    is_fixed = height is not None and height.is_cells
+    can_grow = width is not None and width.is_auto and not is_as_wide
+    line.update(content, layout=not is_fixed or can_grow)

@@ -108,7 +108,9 @@ class Prompt(Horizontal):
 
     def note(self, text: str) -> None:
         """Say something at its end, such as how many were found."""
-        self.query_one("#note", Static).update(Content(text))
+        line = self.query_one("#note", Static)
+        if str(line.content) != text:  # each update lays out the screen again
+            line.update(Content(text))
 
     def close(self) -> None:
         """Ask nothing any more."""
