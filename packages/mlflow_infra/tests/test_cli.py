@@ -327,6 +327,9 @@ def looks_at_it(infra: Run, uri: str) -> None:
     ]
     assert shown["password"] not in trainer[2]
     assert infra("logs", "--boot", "--lines", "5").code == 0
+    lines = infra("logs", "--boot", "--lines", "5", "--output", "json").out.splitlines()
+    assert lines
+    assert all([*json.loads(line)] == ["line"] for line in lines)
 
 
 def refuses_to_move_it(infra: Run) -> None:
@@ -353,8 +356,10 @@ def goes_down(infra: Run, cloud: Any) -> None:
     assert (asked.code, "--yes" in asked.err) == (ExitCode.USAGE, True)
     assert "stays: bucket my-mlflow" in asked.err
     assert f"will be removed: server {SERVER}" in asked.err
-    down = infra("down", "--yes")
+    down = infra("down", "--yes", "--output", "json")
     assert down.code == 0, down.err
+    assert f"server {SERVER}" in down.json["removed"]
+    assert "bucket my-mlflow" in down.json["kept"]
     left = operations.found(cloud.clients)
     assert left is not None
     assert (left.bucket, left.source_ranges) == ("my-mlflow", ())

@@ -180,7 +180,10 @@ def test_each_command_tells_json(
         told = capfd.readouterr()
         problems = {0, 1} if "doctor" in command else {0}
         assert code in problems, f"{command}: {told.err}"
-        assert values_in(told.out), f"{command}: {told.out}"
+        values = values_in(told.out)
+        assert values, f"{command}: {told.out}"
+        if "logs" in command:
+            assert values[-1] == {"experiment": "second-0001", "line": "two"}
     sweeps.cancel("third", clients, on_step=lambda _: None)
 
     done = {command for command, _ in STEPS}

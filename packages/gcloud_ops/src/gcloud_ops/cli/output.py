@@ -194,9 +194,10 @@ class LogPrinter:
     def _write(self, experiment: str, data: bytes) -> None:
         number = experiment.removeprefix(f"{self._sweep}-")
         before = f"{number} | " if self._prefixed else ""
+        whose = {"experiment": experiment} if experiment else {}
         for line in clean(data.decode("utf-8", "replace")).split("\n"):
             if self._form == "json":
-                sys.stdout.write(json.dumps({"experiment": experiment, "line": line}) + "\n")
+                sys.stdout.write(json.dumps({**whose, "line": line}) + "\n")
             else:
                 sys.stdout.write(f"{before}{line}\n")
         sys.stdout.flush()
