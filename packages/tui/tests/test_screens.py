@@ -202,6 +202,11 @@ async def test_logs_are_merged_searched_filtered_and_saved(
         assert "ERROR it broke" in saved
         assert "INFO" not in saved
 
+        await pilot.press("s", "ctrl+u", *"~no-such-user/some.log", "enter")
+        await until_shown(pilot, "save 4 lines failed: RuntimeError")
+        await pilot.press("s", "ctrl+u", *"some.log", "enter")
+        await until_shown(pilot, "failed: FileExistsError")
+
         await pilot.press("S", *"5m", "enter")
         await until_shown(pilot, "since 5m", "no line passes the filter")
         await pilot.press("escape")

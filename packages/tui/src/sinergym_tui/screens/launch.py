@@ -319,11 +319,11 @@ class LaunchScreen(ConsoleScreen):
         def save(filled: dict[str, str] | None) -> None:
             if filled is None:
                 return
-            path = self._folder / Path(filled["path"]).expanduser()
             try:
+                path = self._folder / Path(filled["path"]).expanduser()
                 with path.open("x", encoding="utf-8") as file:
                     file.write(text)
-            except OSError as error:
+            except (OSError, RuntimeError, ValueError) as error:  # such as `~nobody`
                 self.console.tell(f"not saved: {error}", "error")
             else:
                 self.console.tell(f"saved: {path}")

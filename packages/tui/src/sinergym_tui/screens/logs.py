@@ -1,6 +1,7 @@
 """Logs: of one experiment, or of many merged, as they are written."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ from time import monotonic, time
 
 from textual import on
 from textual.app import ComposeResult
+from textual.css.query import NoMatches
 from textual.widgets import Static
 
 from gcloud_ops.text import one_line
@@ -151,7 +153,8 @@ class LogsScreen(ConsoleScreen):
     def _flush(self) -> None:
         self._is_due = False
         self._flushed_at = monotonic()
-        self.log_view.append(self._feed.take())
+        with suppress(NoMatches):  # it is being taken down
+            self.log_view.append(self._feed.take())
         if self._flushed_at - self._counted_at > _COUNT:
             self._counted_at = self._flushed_at
             self.repaint()
@@ -165,7 +168,7 @@ class LogsScreen(ConsoleScreen):
     def can(self, action: str) -> bool | None:
         """Going on with a search takes one."""
         if action in {"find_next", "find_previous"}:
-            return True if self.log_view.is_searching else None
+            return True if any(log.is_searching for log in self.query(LogView)) else None
         return True
 
     def action_back(self) -> None:
@@ -302,10 +305,11 @@ class LogsScreen(ConsoleScreen):
 
     def _save(self, path: str) -> None:
         lines, lead = self.log_view.book.texts(), self.log_view.lead
-        target = (self.console.folder / Path(path).expanduser()).absolute()
+        folder = self.console.folder
 
         def work(fleet: Fleet, tell: Tell) -> str:  # noqa: ARG001
-            return save_lines(target, lines, lead)
+            # In here also what can't be a path is told: `~nobody`.
+            return save_lines((folder / Path(path).expanduser()).absolute(), lines, lead)
 
         if path:
             job = Job(title=f"save {len(lines):,} lines")

@@ -1,12 +1,14 @@
 """A screen with a table: its filter, its order, and the rows that are chosen."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.content import Content
+from textual.css.query import NoMatches
 from textual.widgets import Static
 
 from sinergym_tui.screens.frame import ConsoleScreen, styled, update_line
@@ -215,8 +217,9 @@ class TableScreen[T](ConsoleScreen):
 
     @on(LiveTable.Highlighted, "#table")
     def _show_detail(self) -> None:
-        self._paint_detail()
-        self.paint_keys()
+        with suppress(NoMatches):  # it is being taken down
+            self._paint_detail()
+            self.paint_keys()
 
     @on(Prompt.Changed, "#prompt")
     def _filter(self) -> None:
