@@ -30,15 +30,15 @@ from sinergym_tui.screens.confirm import ConfirmScreen
 from sinergym_tui.screens.frame import ConsoleScreen
 from sinergym_tui.screens.sweeps import SweepsScreen
 from sinergym_tui.screens.text import TextScreen, help_text
-
 from sinergym_tui.views.sweeps import news_of
+
 __all__ = ["Console"]
 
 _RETRY = 5.0  # seconds until the next try to connect
 _PAINTED = 1.0  # seconds until there is something to see, surely
 _KEPT = 50  # jobs that have ended
-
 _HEARD = timedelta(seconds=15)  # until what came of a change has been read, surely
+
 
 class Console(App[int]):
     """The app.
@@ -86,8 +86,8 @@ class Console(App[int]):
         """What is known of it."""
         self.jobs: list[Job] = []
         """The changes that this console has begun, the newest last."""
-        self.said = "connecting …"
         self._said_at: datetime | None = None
+        self.said = "connecting …"
         """The newest event, in a sentence."""
 
     def get_driver_class(self) -> type[Driver]:
@@ -183,6 +183,12 @@ class Console(App[int]):
         self.view = message.view
         self.repaint()
 
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether no change goes on, nor has just ended: that says more than what it does."""
+        is_heard = self._said_at is None or self.clock() - self._said_at > _HEARD
+        return is_heard and all(job.is_over for job in self.jobs)
+
     def repaint(self) -> None:
         """Show what is known, as it is now, on the screen in view."""
         if isinstance(screen := self.screen, ConsoleScreen):
@@ -193,12 +199,6 @@ class Console(App[int]):
         """Turn the poller to the sweep in view."""
         if isinstance(screen := self.screen, ConsoleScreen) and screen.is_mounted:
             self._gaze.turn_to(screen.sweep)
-    @property
-    def _is_quiet(self) -> bool:
-        """Whether no change goes on, nor has just ended: that says more than what it does."""
-        is_heard = self._said_at is None or self.clock() - self._said_at > _HEARD
-        return is_heard and all(job.is_over for job in self.jobs)
-
 
     # -------------------------------------------------------------------- logs
 
