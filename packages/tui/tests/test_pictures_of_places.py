@@ -171,8 +171,8 @@ class StillLaunch(LaunchScreen):
             spot=sweep.spot,
             hourly_standard=0.325,
             hourly_spot=0.134,
-            hours=2.0,
-            seconds=4 * 3600,
+            hours=sweep.hours,
+            seconds=None if sweep.max_hours is None else int(sweep.max_hours * 3600),
             priced="2026-11-01",
         )
         plan = LaunchPlan(
@@ -195,10 +195,11 @@ class StillLaunch(LaunchScreen):
 
 def place(name: str) -> tuple[ConsoleScreen | RehearsalScreen, tuple[str, ...], str]:
     """The screen of a picture, the keys before it is drawn, and what it shows then."""
-    typed = (*"study", "enter", *"My-house-v1", "enter", *"PPO, A2C", "tab", *"3")
+    hours = (*["tab"] * 8, "2", "tab", "4", *["shift+tab"] * 9)
+    typed = (*"study", "enter", *"My-house-v1", "enter", *"PPO, A2C", "tab", *"3", *hours)
     match name:
         case "launch":
-            return StillLaunch(Path("/none")), typed, "6 VMs"
+            return StillLaunch(Path("/none")), typed, "$7.82 at most"
         case "launch-question":
             return StillLaunch(Path("/none")), (*typed, "plan", "ctrl+l"), "Launch sweep study?"
         case "compare":
@@ -246,7 +247,7 @@ async def test_a_place_looks_as_it_did(
         await pilot.pause(0.3)
         for key in keys:
             if key == "plan":
-                await until_shown(pilot, "6 VMs")
+                await until_shown(pilot, "$7.82 at most")
             else:
                 await pilot.press(key)
         await until_shown(pilot, awaited)
