@@ -1,5 +1,3 @@
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +10,7 @@ from sinergym_tui.views.logbook import (
     parse_filter,
     parse_since,
 )
+from sinergym_tui.views.patterns import compiled
 
 
 def lines(*texts: str, at: float | None = None) -> list[LogLine]:
@@ -71,7 +70,7 @@ def test_a_search_goes_round(all_texts: list[str], after: int) -> None:
     forwards = [n for n in places if n > after] + [n for n in places if n <= after]
     backwards = [n for n in reversed(places) if n < after]
     backwards += [n for n in reversed(places) if n >= after]
-    pattern = re.compile("a")
+    pattern = compiled("a")
 
     assert book.find(pattern, after=after) == (forwards[0] if forwards else None)
     found = book.find(pattern, after=after, backwards=True)
@@ -106,6 +105,13 @@ def test_since_shows_only_what_came_then() -> None:
 def test_a_lines_level_is_its_own_word(line: str, level: str) -> None:
     """Levels of Python's loggers, and EnergyPlus' own."""
     assert level_of(line) == level
+
+
+def test_no_expression_takes_for_ever() -> None:
+    """Python's own would take longer than there is time for these lines."""
+    pattern, _ = parse_filter("(a+)+$")
+    assert pattern is not None
+    assert pattern.search("a" * 5000 + "b") is None
 
 
 @given(st.text(max_size=30))

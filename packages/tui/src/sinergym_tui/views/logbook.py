@@ -13,6 +13,8 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from unicodedata import category, east_asian_width
 
+from sinergym_tui.views.patterns import Pattern, compiled
+
 __all__ = [
     "LEVELS",
     "Filter",
@@ -96,7 +98,7 @@ class Piece(NamedTuple):
 class Filter:
     """Which lines are shown."""
 
-    pattern: re.Pattern[str] | None = None
+    pattern: Pattern | None = None
     is_inverse: bool = False
     since: float | None = None
     """Only those that came then or later."""
@@ -110,20 +112,13 @@ class Filter:
         return (self.pattern.search(line.text) is not None) is not self.is_inverse
 
 
-def parse_filter(text: str) -> tuple[re.Pattern[str] | None, bool]:
-    """A filter as it is typed: a regular expression, after `!` its inverse; lower case finds both.
-
-    What is no regular expression is looked for as it is.
-    """
+def parse_filter(text: str) -> tuple[Pattern | None, bool]:
+    """A filter as it is typed: what is looked for (see `patterns`), after `!` its inverse."""
     is_inverse = text.startswith("!")
     wanted = text.removeprefix("!")
     if not wanted:
         return None, False
-    flags = re.IGNORECASE if wanted == wanted.lower() else 0
-    try:
-        return re.compile(wanted, flags), is_inverse
-    except re.error:
-        return re.compile(re.escape(wanted), flags), is_inverse
+    return compiled(wanted), is_inverse
 
 
 def parse_since(text: str) -> float | None:
@@ -313,7 +308,7 @@ class LogBook:
             return position
         return self._rows[position] if position < len(self._rows) else self.row_count
 
-    def find(self, pattern: re.Pattern[str], *, after: int, backwards: bool = False) -> int | None:
+    def find(self, pattern: Pattern, *, after: int, backwards: bool = False) -> int | None:
         """The number of the next line with the pattern, going round at the end; None: nowhere."""
         numbers: Sequence[int] = (
             range(self._first, self.total) if self._shown is None else self._shown

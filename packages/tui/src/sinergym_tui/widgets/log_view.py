@@ -4,7 +4,6 @@ Textual's Log starts a worker for each write and interprets what it is given; Ri
 that is written. Here a write costs an append, and a line is rendered when it is looked at.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
@@ -19,6 +18,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from sinergym_tui.views.logbook import Filter, Lead, LogBook, LogLine, Piece, level_of
+from sinergym_tui.views.patterns import Pattern
 from sinergym_tui.widgets.fitting import fit_text
 
 __all__ = ["LogView"]
@@ -90,7 +90,7 @@ class LogView(ScrollView, can_focus=True):
         self._note = ""
         self.lead = Lead()
         """What stands before each line."""
-        self._found: re.Pattern[str] | None = None
+        self._found: Pattern | None = None
         self._styles: dict[str, Style] = {}
         self.wrapped = False
         """Whether long lines are wrapped."""
@@ -161,7 +161,7 @@ class LogView(ScrollView, can_focus=True):
         self.lead = replace(self.lead, timed=timed)
         self._rewrap()
 
-    def search(self, pattern: re.Pattern[str] | None) -> bool:
+    def search(self, pattern: Pattern | None) -> bool:
         """Mark what is found, and go to the last place of it; tells whether there is one."""
         self._found = pattern
         self.refresh()
@@ -298,7 +298,8 @@ class LogView(ScrollView, can_focus=True):
             return [Segment(text[piece.begin : piece.end], style)]
         segments, at = [], piece.begin
         for match in self._found.finditer(text):
-            begin, end = max(at, match.start()), min(piece.end, match.end())
+            first, last = match.span()
+            begin, end = max(at, first), min(piece.end, last)
             if begin >= end:
                 continue
             segments += [
