@@ -33,7 +33,15 @@ class OwnCloud:
     ) -> None:
         self.folder = folder
         self._process = subprocess.Popen(
-            ["gcp-emulator", "serve", "--engine", engine, "--folder", str(folder), *options],
+            [
+                str(BIN / "gcp-emulator"),
+                "serve",
+                "--engine",
+                engine,
+                "--folder",
+                str(folder),
+                *options,
+            ],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=(folder / "stderr.log").open("wb"),

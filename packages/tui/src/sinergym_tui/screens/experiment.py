@@ -39,7 +39,8 @@ class ExperimentScreen(ConsoleScreen):
     DEFAULT_CSS = """
     ExperimentScreen {
         & #parts { height: 1fr; }
-        & #facts-scroll { width: 1fr; height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }
+        & #facts-scroll { width: 1fr; height: 1fr; padding: 0 1;
+            scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
         & #facts { width: 100%; height: auto; }
         & #curve-box { display: none; width: 1fr; height: 1fr; padding: 1 1 0 1; }
         & #curve-title { height: 1; color: $foreground 60%; text-style: bold; }
